@@ -1,0 +1,148 @@
+# KeyVigil's workshop. CI calls the same targets as a person does: .ci/run.
+# Everything is installed inside the checkout: .venv (the project, its tests and gates) and .tools (uv, SAM and the
+# local cloud, each apart because their dependencies contradict one another).
+
+UV := .tools/uv/bin/uv
+CONFIG_ENV ?= default
+
+# What the Lambda runtime has already, and a layer must not repeat: boto3 and its dependencies.
+RUNTIME_HAS := boto3 botocore jmespath python-dateutil s3transfer six urllib3
+
+# A network that fails for a moment does not fail the installation.
+export UV_HTTP_RETRIES ?= 8
+export UV_HTTP_TIMEOUT ?= 60
+# The layers ship byte code, so the project's interpreter builds them (layers/layer.mk).
+export KEYVIGIL_PYTHON := $(CURDIR)/.venv/bin/python
+export SAM_CLI_TELEMETRY ?= 0
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+.PHONY: help
+help: ## what can be made
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##### Installing
+
+# The first of these that runs and is a 3.13 is used: a pyenv shim may be there and still fail.
+CANDIDATES = $(PYTHON) python3.13 \
+  "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.13*/bin/python3.13 \
+  "$${XDG_DATA_HOME:-$$HOME/.local/share}"/uv/python/cpython-3.13*/bin/python3.13 \
+  /usr/local/bin/python3.13 /usr/bin/python3.13 /opt/homebrew/bin/python3.13 python3 python
+IS_PYTHON_3_13 = import ensurepip, ssl, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))
+
+.PHONY: install
+install: .venv/.installed .tools/cloud/.installed .tools/sam/.installed ## everything that is needed, into the checkout
+
+.tools/uv/.installed: requirements/uv.txt
+	@for candidate in $(CANDIDATES); do \
+	  if "$$candidate" -c '$(IS_PYTHON_3_13)' 2>/dev/null; then found="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo 'KeyVigil needs Python 3.13, the version of its Lambda functions, and no working one was found.' >&2; \
+	  echo 'Install one (with its venv module), or name it: make install PYTHON=/where/it/is/python3.13' >&2; \
+	  exit 1; \
+	fi; \
+	echo "Installing uv, which installs the rest, with $$("$$found" --version) (.tools/uv)"; \
+	"$$found" -m venv --clear .tools/uv
+	@.tools/uv/bin/python -m pip --quiet --disable-pip-version-check --retries 8 --timeout 60 \
+	  install --require-hashes --requirement $<
+	@touch $@
+
+# $(1) a folder, $(2) its requirements without the ending, $(3) what they are
+define install
+	@echo "Installing $(3): $$(grep -c '^[a-z].*==' requirements/$(2).txt) packages ($(1))"
+	@[ -x $(1)/bin/python ] || $(UV) venv --quiet --clear --python .tools/uv/bin/python $(1)
+	@$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(1)/bin/python requirements/$(2).txt
+endef
+
+.venv/.installed: requirements/dev.txt pyproject.toml .tools/uv/.installed
+	$(call install,.venv,dev,the project's dependencies with its tests and gates)
+	@echo "Installing KeyVigil itself, editable (.venv)"
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --python .venv/bin/python --editable .
+	@touch $@
+
+.tools/cloud/.installed: requirements/cloud.txt .tools/uv/.installed
+	$(call install,.tools/cloud,cloud,the local cloud)
+	@touch $@
+
+.tools/sam/.installed: requirements/sam.txt .tools/uv/.installed
+	$(call install,.tools/sam,sam,the SAM command line)
+	@touch $@
+
+##### Trying it
+
+.PHONY: demo
+demo: install ## the whole story on a local cloud: a key is disabled, a cluster locked, both come back
+	@.venv/bin/keyvigil demo
+
+.PHONY: test
+test: install ## every test: unit, integration, template, end to end
+	@.venv/bin/pytest
+
+##### Gates
+
+# All gates run, so that one look shows everything; the whole fails if one of them did.
+.PHONY: check
+check: .venv/.installed ## what must hold of the source: format, lint, types, imports, template, state machines
+	@$(MAKE) --no-print-directory --keep-going check-format check-lint check-types check-imports check-template check-infra
+
+.PHONY: check-format check-lint check-types check-imports check-template check-infra
+check-format:
+	@echo '== format: ruff format'
+	@.venv/bin/ruff format --check
+check-lint:
+	@echo '== lint: ruff check'
+	@.venv/bin/ruff check --output-format concise
+check-types:
+	@echo '== types: mypy --strict'
+	@.venv/bin/mypy
+check-imports:
+	@echo '== imports: import-linter'
+	@.venv/bin/lint-imports --no-logo
+check-template:
+	@echo '== template: cfn-lint with the serverless rules'
+	@.venv/bin/cfn-lint
+check-infra:
+	@echo '== infra: rendered template and state machines'
+	@.venv/bin/pytest --quiet tests/infra
+
+.PHONY: format
+format: .venv/.installed ## put the source into its form
+	@.venv/bin/ruff format
+	@.venv/bin/ruff check --fix
+
+.PHONY: snapshot
+snapshot: .venv/.installed ## accept the rendered template as it is now: read the diff before you commit it
+	@.venv/bin/pytest --quiet tests/infra/test_template.py --snapshot-update
+
+##### The stack
+
+.PHONY: build
+build: .venv/.installed .tools/sam/.installed ## the stack's artifacts, into .aws-sam
+	@find functions -name __pycache__ -prune -exec rm -rf {} +
+	@.tools/sam/bin/sam build --config-env $(CONFIG_ENV)
+
+.PHONY: deploy
+deploy: build ## the stack, with your AWS settings; CONFIG_ENV=name picks another environment of samconfig.toml
+	@.tools/sam/bin/sam deploy --config-env $(CONFIG_ENV)
+
+##### Upkeep
+
+UV_COMPILE = cd requirements && ../$(UV) pip compile --quiet --no-header --generate-hashes --universal --python ../.tools/uv/bin/python \
+  --python-version 3.13 $(if $(UPGRADE),--upgrade)
+
+.PHONY: requirements
+requirements: .tools/uv/.installed ## requirements/*.txt from *.in; UPGRADE=1 takes the newest versions
+	$(UV_COMPILE) $(addprefix --no-emit-package ,$(RUNTIME_HAS)) layer.in -o layer.txt
+	$(UV_COMPILE) --no-emit-package typing-extensions api-layer.in -o api-layer.txt
+	$(UV_COMPILE) dev.in -o dev.txt
+	$(UV_COMPILE) cloud.in -o cloud.txt
+	$(UV_COMPILE) sam.in -o sam.txt
+	$(UV_COMPILE) uv.in -o uv.txt
+
+.PHONY: clean
+clean: ## removes what was installed, built and cached
+	rm -rf .venv .tools .aws-sam .local-cloud .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
+	find cli functions layers tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,425 @@
+"""The local cloud: an AWS emulator on this machine's loopback address, and the real stack deployed to it.
+
+Nothing of it leaves the machine or outlives the run, unless :meth:`LocalCloud.keep` is called. Permissions,
+trust policies and KMS key states are enforced as on AWS.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import boto3
+import botocore.session
+import urllib3
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.credentials import Credentials
+from botocore.exceptions import BotoCoreError, ClientError
+
+from keyvigil_cli.api_client import ApiClient
+from keyvigil_cli.checkout import Checkout
+from keyvigil_cli.errors import CliError
+from keyvigil_cli.loopback import LOOPBACK, free_port, outside_addresses
+from keyvigil_cli.owned_process import (
+    OwnedProcess,
+    not_interrupted,
+    signals_end_the_program,
+    tail_of,
+)
+from keyvigil_cli.sam_deployment import Progress, SamDeployment
+from keyvigil_cli.waiting import DeadlineExceededError, wait_until
+
+OPERATOR_ACCOUNT = "111111111111"
+CUSTOMER_ACCOUNT = "222222222222"
+REGION = "us-west-2"
+STACK_NAME = "keyvigil"
+
+_START_SECONDS = 60
+_START_ATTEMPTS = 3
+_KEPT_RUNS = 5
+_LOG_LINES = 5000
+_PLATFORM_LINES = ("START RequestId", "END RequestId", "REPORT RequestId")
+_ARTIFACT_BUCKET = "keyvigil-local-artifacts"
+# The emulator takes an access key id of twelve digits as that account's root user and checks no secret then.
+_ROOT_SECRET = "local-only"  # noqa: S105 - nothing outside this machine would take it
+_CLIENT_CONFIG = Config(
+    connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3}, proxies={}
+)
+
+
+class LocalCloudError(CliError):
+    """The local cloud could not be started, or is not as safe as it must be."""
+
+
+@dataclass(frozen=True)
+class StackOutputs:
+    """The deployed stack's outputs, and where its API answers on this cloud."""
+
+    values: Mapping[str, str]
+    api_url: str
+
+    def __getitem__(self, name: str) -> str:
+        """Return one output, or say which one is missing."""
+        try:
+            return self.values[name]
+        except KeyError:
+            message = f"the stack has no output {name}; it has {', '.join(sorted(self.values))}"
+            raise LocalCloudError(message) from None
+
+
+class _LocalSession(boto3.Session):
+    """A session that talks to the local cloud only, and reads nothing of the caller's AWS settings."""
+
+    def __init__(self, endpoint_url: str, region: str, credentials: Credentials) -> None:
+        nothing = (None, None, None, None)
+        core = botocore.session.Session(
+            session_vars={
+                "profile": nothing,
+                "config_file": (None, None, os.devnull, None),
+                "credentials_file": (None, None, os.devnull, None),
+            }
+        )
+        core.set_default_client_config(_CLIENT_CONFIG)
+        super().__init__(
+            aws_access_key_id=credentials.access_key,
+            aws_secret_access_key=credentials.secret_key,
+            aws_session_token=credentials.token,
+            region_name=region,
+            botocore_session=core,
+        )
+        self._endpoint_url = endpoint_url
+
+    def client(self, *args: Any, **kwargs: Any) -> Any:
+        return super().client(*args, **{"endpoint_url": self._endpoint_url, **kwargs})
+
+
+class LocalCloud:
+    """One local cloud on a free port: a context manager that ends everything it started.
+
+    Its state and logs lie in ``.local-cloud/<port>/`` of the checkout. The logs of the last few runs stay.
+    """
+
+    def __init__(
+        self,
+        checkout: Checkout,
+        *,
+        on_progress: Progress | None = None,
+        extra_environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Prepare; nothing starts before the context is entered.
+
+        ``on_progress`` is told in a few words what is happening. ``extra_environ`` is added to the emulator's
+        environment, which its functions inherit (``HTTP_PROXY`` for fault injection, say).
+        """
+        self._checkout = checkout
+        self._report: Progress = on_progress or (lambda _words: None)
+        self._extra_environ = dict(extra_environ or {})
+        self._home = checkout.root / ".local-cloud"
+        self._builds = self._home / "build"
+        self._process: OwnedProcess | None = None
+        self._port = 0
+        self._kept = False
+        self._exit = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start the emulator and wait until it answers.
+
+        Raises:
+            LocalCloudError: it did not start, or listens where others could reach it.
+        """
+        ministack = self._checkout.ministack()
+        self._home.mkdir(exist_ok=True)
+        (self._home / ".gitignore").write_text("*\n", encoding="utf-8")
+        self._forget_old_runs()
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(signals_end_the_program())
+            undo.callback(self._end)
+            self._start(ministack)
+            self._exit = undo.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """End the process group and remove the state, unless :meth:`keep` was called.
+
+        After an error, the functions' logs are saved first.
+        """
+        with self._exit:
+            if isinstance(error, Exception):
+                self.save_function_logs()
+
+    def keep(self) -> str:
+        """Leave the cloud running on exit; return how to reach it and how to stop it."""
+        self._kept = True
+        process = self._running()
+        return textwrap.dedent(f"""\
+            export AWS_ENDPOINT_URL={self.endpoint_url} AWS_DEFAULT_REGION={REGION}
+            export AWS_ACCESS_KEY_ID={OPERATOR_ACCOUNT} AWS_SECRET_ACCESS_KEY={_ROOT_SECRET}  # the operator
+            # the customer: AWS_ACCESS_KEY_ID={CUSTOMER_ACCOUNT}
+            # log: {process.log}
+            # stop: kill -TERM -- -{process.pid}; rm -rf {self.directory}
+            """)
+
+    @property
+    def directory(self) -> Path:
+        """Where this run's state and logs are."""
+        return self._home / str(self._port)
+
+    @property
+    def log(self) -> Path:
+        """The emulator's log."""
+        return self.directory / "ministack.log"
+
+    @property
+    def endpoint_url(self) -> str:
+        """What ``AWS_ENDPOINT_URL`` must be."""
+        return f"http://{LOOPBACK}:{self._port}"
+
+    def logs(self) -> list[Path]:
+        """Return the logs of this run."""
+        return sorted(self.directory.glob("*.log"))
+
+    def log_tail(self, lines: int = 40) -> str:
+        """Return the last lines of the emulator's log."""
+        return tail_of(self.log, lines)
+
+    def save_function_logs(self) -> Path:
+        """Write what the functions and workflows have logged beside the other logs; return the file.
+
+        It is for people who look for the reason of a failure, so it does not fail itself: what could not be
+        read is said in the file.
+        """
+        path = self.directory / "functions.log"
+        with path.open("w", encoding="utf-8") as file:
+            try:
+                for line in (*sorted(_log_lines(self.session())), *_failed_executions(self.session())):
+                    file.write(line + "\n")
+            except (BotoCoreError, ClientError) as error:
+                file.write(f"the rest could not be read: {error}\n")
+        return path
+
+    def _start(self, ministack: Path) -> None:
+        for attempt in range(1, _START_ATTEMPTS + 1):
+            self._port = free_port()
+            self._report(f"starting the local cloud on {LOOPBACK}:{self._port}")
+            self.directory.mkdir(parents=True)
+            for name in ("tmp", "home", "state"):
+                (self.directory / name).mkdir()
+            # The emulator inherits the lock: while it runs, no other run takes this folder for an old one.
+            with (self.directory / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._process = OwnedProcess(
+                    [ministack],
+                    cwd=self.directory,
+                    environ=self._emulator_environ(),
+                    log=self.log,
+                    keep_open=lock.fileno(),
+                )
+            if self._wait_for_health(self._process):
+                self._refuse_open_doors(self._process)
+                return
+            if attempt == _START_ATTEMPTS or "already in use" not in self.log_tail():
+                message = f"the local cloud ended at once; {self.log}:\n{self.log_tail()}"
+                raise LocalCloudError(message)
+
+    def _emulator_environ(self) -> dict[str, str]:
+        """Build the emulator's whole environment, which its functions inherit: nothing of the caller's."""
+        passed_on = {
+            name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ
+        }
+        return {
+            **passed_on,
+            "BIND_HOST": LOOPBACK,
+            "GATEWAY_PORT": str(self._port),
+            "IOT_MTLS_ENABLED": "0",
+            "SFTP_ENABLED": "0",
+            "AUTH": "true",
+            "CLOUDTRAIL_RECORDING": "1",
+            "MINISTACK_REGION": REGION,
+            "MINISTACK_ACCOUNT_ID": OPERATOR_ACCOUNT,
+            **self._aws_environ(),
+            "HOME": str(self.directory / "home"),
+            "TMPDIR": str(self.directory / "tmp"),
+            "STATE_DIR": str(self.directory / "state"),
+            "S3_DATA_DIR": str(self.directory / "state" / "s3"),
+            "PYTHONUNBUFFERED": "1",
+            **self._extra_environ,
+        }
+
+    def _aws_environ(self) -> dict[str, str]:
+        """Lead every SDK to this cloud, and to no settings of the caller's."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def _refuse_open_doors(self, process: OwnedProcess) -> None:
+        outside = outside_addresses(process.pid, self._port)
+        if outside:
+            message = f"the local cloud can be reached at {', '.join(sorted(outside))}, so it was ended"
+            raise LocalCloudError(message)
+
+    def _wait_for_health(self, process: OwnedProcess) -> bool:
+        """Wait until the emulator answers; return False when it ended instead."""
+
+        def look() -> dict[str, Any] | None:
+            if process.exit_status is not None:
+                return {}
+            with contextlib.suppress(urllib3.exceptions.HTTPError, ValueError):
+                answer = http.request("GET", f"{self.endpoint_url}/_ministack/health", retries=False)
+                health: dict[str, Any] = json.loads(answer.data)
+                return health
+            return None
+
+        with urllib3.PoolManager(timeout=urllib3.Timeout(2.0)) as http:
+            try:
+                health = wait_until(
+                    "the local cloud to answer",
+                    look,
+                    lambda seen: seen is not None,
+                    within=_START_SECONDS,
+                    every=0.2,
+                )
+            except DeadlineExceededError as error:
+                message = f"{error}\n{self.log_tail()}"
+                raise LocalCloudError(message) from error
+        if not health or process.exit_status is not None:
+            return False
+        if health.get("auth") != "enabled":
+            message = "the local cloud does not check permissions, so nothing it shows could be believed"
+            raise LocalCloudError(message)
+        return True
+
+    def _end(self) -> None:
+        if self._kept or self._process is None:
+            return
+        with not_interrupted():
+            self._process.stop()
+            for entry in self.directory.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+            shutil.rmtree(self._builds / str(self._port), ignore_errors=True)
+
+    def _forget_old_runs(self) -> None:
+        runs = sorted(
+            (entry for entry in self._home.iterdir() if entry.name.isdecimal()),
+            key=lambda entry: entry.stat().st_mtime,
+            reverse=True,
+        )
+        for run in runs[_KEPT_RUNS:]:
+            with contextlib.suppress(OSError), (run / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(run)
+
+    def _running(self) -> OwnedProcess:
+        if self._process is None or self._process.exit_status is not None:
+            message = f"the local cloud is not running; {self.log}:\n{self.log_tail()}"
+            raise LocalCloudError(message)
+        return self._process
+
+    def session(
+        self, account_id: str = OPERATOR_ACCOUNT, region: str = REGION, credentials: Credentials | None = None
+    ) -> boto3.Session:
+        """Return a session of the account's root user, or of ``credentials``; its clients have time-outs."""
+        return _LocalSession(self.endpoint_url, region, credentials or root_credentials(account_id))
+
+    def client(
+        self,
+        service: str,
+        account_id: str = OPERATOR_ACCOUNT,
+        region: str = REGION,
+        credentials: Credentials | None = None,
+    ) -> BaseClient:
+        """Return a client; ``session(...).client("kms")`` has the service's own type."""
+        client: BaseClient = _LocalSession(
+            self.endpoint_url, region, credentials or root_credentials(account_id)
+        ).client(service)
+        return client
+
+    def api(self, outputs: StackOutputs, credentials: Credentials | None = None) -> ApiClient:
+        """Return a client of the deployed API, as the operator unless ``credentials`` are given."""
+        return ApiClient(outputs.api_url, REGION, credentials or root_credentials(OPERATOR_ACCOUNT))
+
+    def deploy(self, parameters: Mapping[str, str] | None = None) -> StackOutputs:
+        """Build the checkout's stack and deploy it into the operator's account, as one would to AWS.
+
+        Deploying again updates the stack.
+
+        Raises:
+            DeploymentFailedError: building or deploying failed; with the tail of the log.
+        """
+        self._running()
+        sam = SamDeployment(
+            self._checkout,
+            builds=self._builds,
+            name=str(self._port),
+            logs=self.directory,
+            aws_environ={
+                "AWS_ACCESS_KEY_ID": OPERATOR_ACCOUNT,
+                "AWS_SECRET_ACCESS_KEY": _ROOT_SECRET,
+                "AWS_DEFAULT_REGION": REGION,
+                **self._aws_environ(),
+            },
+            on_progress=self._report,
+        )
+        sam.build()
+        s3 = self.session().client("s3")
+        with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+            s3.create_bucket(
+                Bucket=_ARTIFACT_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
+            )
+        sam.deploy(STACK_NAME, region=REGION, bucket=_ARTIFACT_BUCKET, parameters=parameters or {})
+        return self.outputs()
+
+    def outputs(self) -> StackOutputs:
+        """Read the deployed stack's outputs."""
+        stacks = self.session().client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"]
+        values = {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
+        return StackOutputs(values, f"{self.endpoint_url}/_aws/execute-api/{values.get('ApiId')}/$default")
+
+
+def _failed_executions(session: boto3.Session) -> Iterator[str]:
+    workflows = session.client("stepfunctions")
+    for page in workflows.get_paginator("list_state_machines").paginate():
+        for machine in page["stateMachines"]:
+            arn = machine["stateMachineArn"]
+            for execution in workflows.list_executions(stateMachineArn=arn)["executions"]:
+                if execution["status"] not in {"RUNNING", "SUCCEEDED"}:
+                    told = workflows.describe_execution(executionArn=execution["executionArn"])
+                    why = f"{told.get('error', '')} {told.get('cause', '')}"
+                    yield f"{execution['name']} of {machine['name']}: {execution['status']} {why}".rstrip()
+
+
+def _log_lines(session: boto3.Session) -> Iterator[str]:
+    logs = session.client("logs")
+    for page in logs.get_paginator("describe_log_groups").paginate():
+        for group in page["logGroups"]:
+            events = logs.get_paginator("filter_log_events").paginate(
+                logGroupName=group["logGroupName"], PaginationConfig={"MaxItems": _LOG_LINES}
+            )
+            for events_page in events:
+                for event in events_page["events"]:
+                    if not event["message"].startswith(_PLATFORM_LINES):
+                        at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
+                        words = event["message"].rstrip()
+                        yield f"{at.isoformat(timespec='milliseconds')} {group['logGroupName']} {words}"
+
+
+def root_credentials(account_id: str) -> Credentials:
+    """Return the local cloud's credentials for the root user of an account."""
+    return Credentials(account_id, _ROOT_SECRET)

@@ -1,0 +1,108 @@
+"""Check keys: those that the queue names, one that a caller names, or one that is to be registered.
+
+The only function that may act in a customer's account.
+"""
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.batch import (
+    AsyncBatchProcessor,
+    EventType,
+    async_process_partial_response,
+)
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from keyvigil import wiring
+from keyvigil.adapters.plain_data import from_plain, to_plain
+from keyvigil.domain.keys import Registration, Trigger
+from keyvigil.errors import NotFoundError
+from keyvigil.ports import CheckMessage
+from keyvigil.use_cases.check_key import CheckResult
+
+logger = Logger(service="check_keys")
+metrics = Metrics(namespace="KeyVigil", service="check_keys")
+processor = AsyncBatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+_threads = ThreadPoolExecutor(max_workers=20, thread_name_prefix="probe")
+
+
+@logger.inject_lambda_context(clear_state=True)
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> Any:
+    """Take a batch from the queue, or one request from the API or a workflow."""
+    if "Records" in event:
+        return async_process_partial_response(
+            event=event, record_handler=_check_record, processor=processor, context=context
+        )
+    match event.get("action"):
+        case "check":
+            return _check(event)
+        case "probe_registration":
+            registration = from_plain(event["registration"], Registration)
+            return to_plain(wiring.prober().probe_registration(registration))
+        case action:
+            message = f"unknown action {action!r}: it is `check` or `probe_registration`"
+            raise ValueError(message)
+
+
+async def _check_record(record: dict[str, Any]) -> None:
+    message = from_plain(json.loads(record["body"]), CheckMessage)
+    await asyncio.get_running_loop().run_in_executor(_threads, _check_message, message)
+
+
+def _check_message(message: CheckMessage) -> None:
+    try:
+        result = wiring.check_key()(message.project_id, message.key_id, Trigger.SCHEDULE, due_at=message.due_at)
+    except NotFoundError:
+        logger.info("key is gone", extra={"project_id": message.project_id, "key_id": message.key_id})
+        return
+    _tell(result)
+
+
+def _check(event: dict[str, Any]) -> dict[str, Any]:
+    due = event.get("due_at")
+    try:
+        result = wiring.check_key()(
+            event["project_id"],
+            event["key_id"],
+            Trigger(event["trigger"]),
+            due_at=datetime.fromisoformat(due) if due else None,
+        )
+    except NotFoundError as error:
+        return {"error": "not_found", "message": str(error)}
+    _tell(result)
+    return {
+        "error": None,
+        "status": result.key.health.status,
+        "outcome": result.key.verdict.outcome,
+        "cause": result.key.verdict.cause,
+        "confirmed": result.confirmed,
+        "incident_id": result.key.open_incident_id,
+    }
+
+
+def _tell(result: CheckResult) -> None:
+    if not result.probed:
+        return
+    key = result.key
+    metrics.add_metric(name=f"Verdict{key.verdict.outcome.title()}", unit=MetricUnit.Count, value=1)
+    metrics.add_metric(name="ProbeLatency", unit=MetricUnit.Milliseconds, value=key.verdict.latency_ms)
+    logger.info(
+        "probed",
+        extra={
+            "project_id": key.project_id,
+            "key_id": key.key_id,
+            "trigger": key.last_trigger,
+            "outcome": key.verdict.outcome,
+            "cause": key.verdict.cause,
+            "operation": key.verdict.operation,
+            "aws_error_code": key.verdict.aws_error_code,
+            "status": key.health.status,
+            "latency_ms": key.verdict.latency_ms,
+        },
+    )

@@ -1,0 +1,26 @@
+"""Decide whether a recovered key's clusters are unlocked."""
+
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from keyvigil import wiring
+
+logger = Logger(service="decide_recovery")
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Decide; the workflow branches on `verb`."""
+    plan = wiring.decide_recovery()(event["project_id"], event["key_id"], event["incident_id"])
+    logger.info(
+        "decided",
+        extra={
+            "incident_id": event["incident_id"],
+            "verb": plan.decision.verb,
+            "reason": plan.decision.reason,
+            "clusters": len(plan.cluster_ids),
+        },
+    )
+    return {"verb": plan.decision.verb, "reason": plan.decision.reason, "cluster_ids": list(plan.cluster_ids)}

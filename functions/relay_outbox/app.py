@@ -1,0 +1,29 @@
+"""Relay the outbox: new rows from the table's stream, or old ones that the reconciler names."""
+
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from keyvigil import wiring
+
+logger = Logger(service="relay_outbox")
+metrics = Metrics(namespace="KeyVigil", service="relay_outbox")
+
+
+@logger.inject_lambda_context(clear_state=True)
+@metrics.log_metrics
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, int]:
+    """Deliver rows. What a target did not take stays unsent: raising would hold up the rows behind it."""
+    row_ids = event["resend"] if "resend" in event else [_row_id(record) for record in event["Records"]]
+    result = wiring.relay_outbox()(row_ids)
+    for row_id, target, reason in result.failures:
+        logger.error("not delivered", extra={"row_id": row_id, "target": target, "reason": reason})
+    metrics.add_metric(name="OutboxRowsSent", unit=MetricUnit.Count, value=result.sent)
+    metrics.add_metric(name="DeliveriesFailed", unit=MetricUnit.Count, value=len(result.failures))
+    return {"sent": result.sent, "failed": len(result.failures)}
+
+
+def _row_id(record: dict[str, Any]) -> str:
+    return str(record["dynamodb"]["Keys"]["pk"]["S"]).removeprefix("OUTBOX#")

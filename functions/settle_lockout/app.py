@@ -1,0 +1,25 @@
+"""End a lockout: what is not locked by now has failed."""
+
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from keyvigil import wiring
+
+logger = Logger(service="settle_lockout")
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Settle; the workflow fails if `failed` is not empty."""
+    settlement = wiring.settle_lockout()(event["project_id"], event["key_id"], event["incident_id"])
+    logger.info(
+        "settled",
+        extra={
+            "incident_id": event["incident_id"],
+            "status": settlement.status,
+            "failed": len(settlement.failed),
+        },
+    )
+    return {"status": settlement.status, "failed": list(settlement.failed)}

@@ -1,0 +1,1 @@
+"""KeyVigil: watches customer-managed KMS keys and locks out the clusters that depend on a broken one."""

@@ -1,0 +1,1 @@
+"""How the ports reach AWS: the only modules that import boto3, botocore and pynamodb."""

@@ -1,0 +1,81 @@
+"""The process's one botocore Session, and the time-outs and retries of every call to AWS.
+
+A Session costs 64 ms of CPU and 9 MB (design, performance.md), so there is one; it also carries the
+credentials of whichever customer's role the running probe has assumed, through a context variable. That is
+how one KMS client for each Region serves every tenant.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.credentials import (
+    Credentials,
+    ReadOnlyCredentials,
+    create_credential_resolver,
+)
+
+CONNECT_TIMEOUT_SECONDS = 2
+READ_TIMEOUT_SECONDS = 5
+PROBE_READ_TIMEOUT_SECONDS = 3
+
+_tenant: ContextVar[ReadOnlyCredentials | None] = ContextVar("tenant", default=None)
+
+
+class TenantCredentials(Credentials):
+    """Signs with the credentials of the running probe's tenant; outside of a probe, with the function's own."""
+
+    def __init__(self, own: Credentials) -> None:
+        """Keep the function's own credentials."""
+        super().__init__(own.access_key, own.secret_key, own.token)
+        self._own = own
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        """The credentials to sign the call that is being made."""
+        return _tenant.get() or self._own.get_frozen_credentials()
+
+
+@contextmanager
+def acting_as(credentials: ReadOnlyCredentials) -> Generator[None]:
+    """Sign every call made inside with a tenant's credentials. Holds for this thread or task only."""
+    token = _tenant.set(credentials)
+    try:
+        yield
+    finally:
+        _tenant.reset(token)
+
+
+class _TenantProvider:
+    """A botocore credential provider that hands out `TenantCredentials`."""
+
+    METHOD = "keyvigil-tenant"
+    CANONICAL_NAME = None
+
+    def __init__(self, session: botocore.session.Session) -> None:
+        self._own = create_credential_resolver(session)
+
+    def load(self) -> TenantCredentials | None:
+        own = self._own.load_credentials()
+        return TenantCredentials(own) if own is not None else None
+
+
+@cache
+def session() -> boto3.Session:
+    """The process's one Session."""
+    core = botocore.session.Session()
+    core.get_component("credential_provider").insert_before("env", _TenantProvider(core))
+    return boto3.Session(botocore_session=core)
+
+
+def config(*, read_timeout: float = READ_TIMEOUT_SECONDS, connections: int = 10, attempts: int = 2) -> Config:
+    """Time-outs, in seconds, and at most one retry: a sweep every minute is the better retry."""
+    return Config(
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        read_timeout=read_timeout,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=connections,
+    )

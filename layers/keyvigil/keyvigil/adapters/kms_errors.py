@@ -1,0 +1,135 @@
+"""The one place where an error from AWS becomes a cause. Tested by a table: `tests/unit/test_kms_errors.py`.
+
+Sources:
+    https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html
+    https://docs.aws.amazon.com/kms/latest/APIReference/CommonErrors.html
+    https://docs.aws.amazon.com/kms/latest/developerguide/programming-eventual-consistency.html
+"""
+
+from dataclasses import dataclass
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
+)
+
+from keyvigil.domain.verdicts import Cause
+
+_BY_CODE = {
+    "NotFoundException": Cause.KEY_NOT_FOUND,
+    "InvalidKeyUsageException": Cause.KEY_WRONG_USAGE,
+    "UnsupportedOperationException": Cause.KEY_WRONG_USAGE,
+    "InvalidCiphertextException": Cause.CIPHERTEXT_UNREADABLE,
+    "IncorrectKeyException": Cause.CIPHERTEXT_UNREADABLE,
+    "AccessDeniedException": Cause.ACCESS_DENIED,
+    "AccessDenied": Cause.ACCESS_DENIED,
+    "KMSInternalException": Cause.KMS_FAULT,
+    "DependencyTimeoutException": Cause.KMS_FAULT,
+    "KeyUnavailableException": Cause.KMS_FAULT,
+    "InternalFailure": Cause.KMS_FAULT,
+    "InternalError": Cause.KMS_FAULT,
+    "ServiceUnavailable": Cause.KMS_FAULT,
+    "ServiceUnavailableException": Cause.KMS_FAULT,
+    "ThrottlingException": Cause.THROTTLED,
+    "Throttling": Cause.THROTTLED,
+    "LimitExceededException": Cause.THROTTLED,
+    "RequestLimitExceeded": Cause.THROTTLED,
+    "TooManyRequestsException": Cause.THROTTLED,
+    "RequestThrottled": Cause.THROTTLED,
+    "ExpiredToken": Cause.OWN_CREDENTIALS,
+    "ExpiredTokenException": Cause.OWN_CREDENTIALS,
+    "InvalidClientTokenId": Cause.OWN_CREDENTIALS,
+    "UnrecognizedClientException": Cause.OWN_CREDENTIALS,
+    "SignatureDoesNotMatch": Cause.OWN_CREDENTIALS,
+    "InvalidSignatureException": Cause.OWN_CREDENTIALS,
+    "RequestExpired": Cause.OWN_CREDENTIALS,
+    "IncompleteSignature": Cause.OWN_CREDENTIALS,
+    "MissingAuthenticationToken": Cause.OWN_CREDENTIALS,
+    "OptInRequired": Cause.OWN_CREDENTIALS,
+    "RegionDisabledException": Cause.OWN_CREDENTIALS,
+}
+
+_BY_STATE = {
+    "Disabled": Cause.KEY_DISABLED,
+    "PendingDeletion": Cause.KEY_PENDING_DELETION,
+    "PendingReplicaDeletion": Cause.KEY_PENDING_DELETION,
+    "PendingImport": Cause.KEY_MATERIAL_MISSING,
+    "Unavailable": Cause.KEY_STORE_UNAVAILABLE,
+    # A multi-Region replica that is not there yet: ambiguous, and over by itself.
+    "Creating": Cause.KEY_NOT_FOUND,
+}
+
+_STATE_CODES = {"DisabledException", "KMSInvalidStateException"}
+_SERVER_ERROR = 500
+_THROTTLED = 429
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """An error's cause, and the code that AWS gave, if AWS gave any."""
+
+    cause: Cause
+    aws_error_code: str | None
+
+
+def classify(operation: str, error: ClientError | BotoCoreError, *, key_state: str | None) -> Classified:
+    """Say what an error means.
+
+    Args:
+        operation: the operation that failed, `AssumeRole` among them.
+        error: what botocore raised, after its own retries.
+        key_state: KeyState as DescribeKey told it just before, None if it did not.
+    """
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", "")) or None
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return Classified(_of_client_error(operation, code, status, key_state), code)
+    return Classified(_of_transport_error(error), None)
+
+
+def _of_client_error(operation: str, code: str | None, status: int, key_state: str | None) -> Cause:
+    if code in _STATE_CODES:
+        return _of_state(code, key_state)
+    cause = _BY_CODE.get(code or "")
+    if operation == "AssumeRole" and cause is Cause.ACCESS_DENIED:
+        return Cause.ROLE_NOT_ASSUMABLE
+    if cause is not None:
+        return cause
+    if status == _THROTTLED:
+        return Cause.THROTTLED
+    if status >= _SERVER_ERROR:
+        return Cause.KMS_FAULT
+    return Cause.UNCLASSIFIED
+
+
+def _of_state(code: str | None, key_state: str | None) -> Cause:
+    """What refuses the key, by its state.
+
+    Without a state (DescribeKey denied) DisabledException still says that the key is disabled or pending
+    deletion, while KMSInvalidStateException could be a key store out of reach. In a custom key store every
+    failed call says KMSInvalidStateException although KeyState is Enabled.
+    """
+    if key_state in _BY_STATE:
+        return _BY_STATE[key_state]
+    if code == "DisabledException":
+        return Cause.KEY_DISABLED
+    return Cause.KEY_STORE_UNREACHABLE if key_state in {"Enabled", "Updating"} else Cause.UNCLASSIFIED
+
+
+def _of_transport_error(error: BotoCoreError) -> Cause:
+    if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
+        return Cause.TIMEOUT
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return Cause.OWN_CREDENTIALS
+    if isinstance(error, BotoConnectionError | EndpointConnectionError | HTTPClientError):
+        return Cause.NETWORK
+    return Cause.UNCLASSIFIED

@@ -1,0 +1,354 @@
+"""The prober: the only code that acts in a customer's account."""
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import BotoCoreError, ClientError
+
+from keyvigil.adapters.aws import PROBE_READ_TIMEOUT_SECONDS, acting_as, config, session
+from keyvigil.adapters.kms_errors import classify
+from keyvigil.domain.keys import Baseline, Key, KeyFacts, Registration
+from keyvigil.domain.remediation import Subject, explain
+from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Finding, Outcome, Verdict
+from keyvigil.ports import Clock, ProbeAnswer, RegistrationAnswer
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient
+    from mypy_boto3_kms.type_defs import KeyMetadataTypeDef
+    from mypy_boto3_sts import STSClient
+
+PLAINTEXT = b"KeyVigil availability probe"
+"""What every probe encrypts: no secret, and short, so that a ciphertext says nothing."""
+
+SESSION_SECONDS = 900
+"""The shortest session that STS gives."""
+
+REUSE_SECONDS = 600
+"""How long credentials are used again. A changed trust policy shows only at the next AssumeRole, so this is the
+default check interval, 5 minutes before the session expires; and any failure is looked at again with fresh ones."""
+
+CACHED_ROLES = 1000
+BUDGET_SECONDS = 12
+"""How long one probe may take before no further operation is begun. With one call's time-outs and its retry on top
+it stays within the API's 25 seconds."""
+
+
+class _StoppedError(Exception):
+    """An operation failed, and with it the probe."""
+
+    def __init__(self, cause: Cause, operation: str, aws_error_code: str | None = None) -> None:
+        super().__init__(cause, operation)
+        self.cause = cause
+        self.operation = operation
+        self.aws_error_code = aws_error_code
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    credentials: ReadOnlyCredentials
+    until: float
+
+
+class RoleCredentials:
+    """Sessions of customers' roles, used again for ten minutes. Safe to use from several threads."""
+
+    def __init__(self, sts: "STSClient") -> None:
+        """Keep the client."""
+        self._sts = sts
+        self._held: OrderedDict[tuple[str, str], _Held] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, role_arn: str, external_id: str, project_id: str) -> tuple[ReadOnlyCredentials, bool]:
+        """A session of the role, and whether it was there already.
+
+        Raises:
+            ClientError, BotoCoreError: what AssumeRole raised.
+        """
+        with self._lock:
+            held = self._held.get((role_arn, external_id))
+        if held is not None and held.until > time.monotonic():
+            return held.credentials, True
+        began = time.monotonic()
+        credentials = self.assume(role_arn, external_id, project_id)
+        with self._lock:
+            self._held[role_arn, external_id] = _Held(credentials, began + REUSE_SECONDS)
+            self._held.move_to_end((role_arn, external_id))
+            while len(self._held) > CACHED_ROLES:
+                self._held.popitem(last=False)
+        return credentials, False
+
+    def forget(self, role_arn: str, external_id: str) -> None:
+        """Drop a session, so that the next is fresh."""
+        with self._lock:
+            self._held.pop((role_arn, external_id), None)
+
+    def assume(self, role_arn: str, external_id: str | None, project_id: str) -> ReadOnlyCredentials:
+        """Assume the role; without an ExternalId only to find out whether the role insists on one."""
+        extra: dict[str, Any] = {} if external_id is None else {"ExternalId": external_id}
+        answer = self._sts.assume_role(
+            RoleArn=role_arn,
+            RoleSessionName=f"KeyVigil-{project_id}",
+            DurationSeconds=SESSION_SECONDS,
+            **extra,
+        )
+        given = answer["Credentials"]
+        return ReadOnlyCredentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
+
+
+class KmsProber:
+    """Probes keys with the real operations, each of which can be revoked by itself."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Make no client yet."""
+        self._clock = clock
+        self._clients: dict[str, KMSClient] = {}
+        self._lock = Lock()
+        self._roles: RoleCredentials | None = None
+
+    def probe(self, key: Key) -> ProbeAnswer:
+        """Try the operations of a registered key.
+
+        A failure with a session that was used before is looked at again with a fresh one: the session of a
+        role that was since deleted or made again fails whatever the customer has mended.
+        """
+        answer, reused = self._probe_once(key)
+        if reused and answer.verdict.outcome is not Outcome.HEALTHY:
+            self._role_credentials().forget(key.role_arn, key.external_id)
+            answer, _ = self._probe_once(key)
+        return answer
+
+    def _probe_once(self, key: Key) -> tuple[ProbeAnswer, bool]:
+        run = _Run(self._clock, _subject(key))
+        if not key.baseline.intact:
+            return ProbeAnswer(verdict=run.damaged_baseline(), facts=None), False
+        reused = False
+        try:
+            credentials, reused = run.attempt(
+                "AssumeRole",
+                lambda: self._role_credentials().get(key.role_arn, key.external_id, key.project_id),
+            )
+            with acting_as(credentials):
+                kms = self._kms(key.region)
+                run.describe(kms, key.key_arn, denial_is_final=False)
+                run.encrypt(kms, key.key_arn, key.baseline.context)
+                run.decrypt(kms, key.key_arn, key.baseline.ciphertext, key.baseline.context)
+                run.generate_data_key(kms, key.key_arn, key.baseline.context)
+        except _StoppedError as stopped:
+            return ProbeAnswer(verdict=run.verdict(stopped), facts=run.facts), reused
+        return ProbeAnswer(verdict=run.verdict(None), facts=run.facts), reused
+
+    def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+        """Try a key and its role before they are registered, and make the registration ciphertext."""
+        run = _Run(self._clock, _registration_subject(registration))
+        checks: bool | None = None
+        baseline: Baseline | None = None
+        stopped: _StoppedError | None = None
+        try:
+            roles = self._role_credentials()
+            credentials = run.attempt(
+                "AssumeRole",
+                lambda: roles.assume(registration.role_arn, registration.external_id, registration.project_id),
+            )
+            checks = self._role_checks_external_id(run, registration)
+            if checks:
+                with acting_as(credentials):
+                    kms = self._kms(registration.key_arn.split(":")[3])
+                    run.describe(kms, registration.key_arn, denial_is_final=True)
+                    arn = run.key_arn or registration.key_arn
+                    ciphertext = run.encrypt(kms, arn, registration.context)
+                    run.decrypt(kms, arn, ciphertext, registration.context)
+                    run.generate_data_key(kms, arn, registration.context)
+                    baseline = Baseline.of(ciphertext, registration.context, self._clock.now())
+        except _StoppedError as error:
+            stopped = error
+        return RegistrationAnswer(
+            verdict=run.verdict(stopped),
+            role_checks_external_id=checks,
+            key_arn=run.key_arn,
+            baseline=baseline,
+            facts=run.facts,
+        )
+
+    def _role_checks_external_id(self, run: "_Run", registration: Registration) -> bool:
+        """Whether the role refuses us without its ExternalId, and with another (the confused deputy).
+
+        Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/confused-deputy.html
+        """
+        for other in (None, secrets.token_hex(16)):
+            try:
+                run.attempt(
+                    "AssumeRole",
+                    partial(self._role_credentials().assume, registration.role_arn, other, registration.project_id),
+                )
+            except _StoppedError as stopped:
+                if stopped.cause is not Cause.ROLE_NOT_ASSUMABLE:
+                    raise
+            else:
+                return False
+        return True
+
+    def _role_credentials(self) -> RoleCredentials:
+        with self._lock:
+            if self._roles is None:
+                self._roles = RoleCredentials(
+                    session().client("sts", config=config(read_timeout=PROBE_READ_TIMEOUT_SECONDS, connections=20))
+                )
+            return self._roles
+
+    def _kms(self, region: str) -> "KMSClient":
+        with self._lock:
+            if region not in self._clients:
+                self._clients[region] = session().client(
+                    "kms",
+                    region_name=region,
+                    config=config(read_timeout=PROBE_READ_TIMEOUT_SECONDS, connections=20),
+                )
+            return self._clients[region]
+
+
+def _subject(key: Key) -> Subject:
+    return Subject(
+        key_arn=key.key_arn,
+        region=key.region,
+        role_arn=key.role_arn,
+        external_id=key.external_id,
+        operations=key.use.operations,
+    )
+
+
+def _registration_subject(registration: Registration) -> Subject:
+    return Subject(
+        key_arn=registration.key_arn,
+        region=registration.key_arn.split(":")[3],
+        role_arn=registration.role_arn,
+        external_id=registration.external_id,
+        operations=registration.use.operations,
+    )
+
+
+class _Run:
+    """One probe: what it tried, what it learned, how long it took."""
+
+    def __init__(self, clock: Clock, subject: Subject) -> None:
+        self._clock = clock
+        self._subject = subject
+        self._probed_at: datetime = clock.now()
+        self._began = time.monotonic()
+        self._key_state: str | None = None
+        self._findings: list[Finding] = []
+        self.facts: KeyFacts | None = None
+        self.key_arn: str | None = None
+
+    def attempt[T](self, operation: str, call: Callable[[], T]) -> T:
+        """Make one call, unless the time for this probe is over."""
+        if time.monotonic() - self._began > BUDGET_SECONDS:
+            raise _StoppedError(Cause.TIMEOUT, operation)
+        try:
+            return call()
+        except (ClientError, BotoCoreError) as error:
+            classified = classify(operation, error, key_state=self._key_state)
+            raise _StoppedError(classified.cause, operation, classified.aws_error_code) from error
+
+    def describe(self, kms: "KMSClient", arn: str, *, denial_is_final: bool) -> None:
+        """Learn the key's state. A denied DescribeKey is a finding, not an outage: it encrypts nothing."""
+        try:
+            answer = self.attempt("DescribeKey", lambda: kms.describe_key(KeyId=arn))
+        except _StoppedError as stopped:
+            if denial_is_final or stopped.cause is not Cause.ACCESS_DENIED:
+                raise
+            message, _ = explain(stopped.cause, stopped.operation, self._subject)
+            self._findings.append(Finding(code="DESCRIBE_KEY_DENIED", message=message))
+            return
+        metadata = answer["KeyMetadata"]
+        self._key_state = metadata.get("KeyState")
+        self.key_arn = metadata.get("Arn")
+        self.facts = _facts(metadata)
+        symmetric = metadata.get("KeySpec", "SYMMETRIC_DEFAULT") == "SYMMETRIC_DEFAULT"
+        if metadata.get("KeyUsage", "ENCRYPT_DECRYPT") != "ENCRYPT_DECRYPT" or not symmetric:
+            raise _StoppedError(Cause.KEY_WRONG_USAGE, "Encrypt")
+
+    def encrypt(self, kms: "KMSClient", arn: str, context: Mapping[str, str]) -> bytes:
+        """Encrypt the probe's plaintext."""
+        answer = self.attempt("Encrypt", lambda: kms.encrypt(KeyId=arn, Plaintext=PLAINTEXT, EncryptionContext=context))
+        return answer["CiphertextBlob"]
+
+    def decrypt(self, kms: "KMSClient", arn: str, ciphertext: bytes, context: Mapping[str, str]) -> None:
+        """Decrypt a ciphertext made before; it must give the plaintext back."""
+        answer = self.attempt(
+            "Decrypt",
+            lambda: kms.decrypt(KeyId=arn, CiphertextBlob=ciphertext, EncryptionContext=context),
+        )
+        if answer["Plaintext"] != PLAINTEXT:
+            raise _StoppedError(Cause.CIPHERTEXT_UNREADABLE, "Decrypt")
+
+    def generate_data_key(self, kms: "KMSClient", arn: str, context: Mapping[str, str]) -> None:
+        """Make a data key, if the key's use needs that. The data key is dropped at once."""
+        if "GenerateDataKey" in self._subject.operations:
+            self.attempt(
+                "GenerateDataKey",
+                lambda: kms.generate_data_key(KeyId=arn, KeySpec="AES_256", EncryptionContext=context),
+            )
+
+    def verdict(self, stopped: _StoppedError | None) -> Verdict:
+        """The verdict of this probe."""
+        latency = timedelta(seconds=time.monotonic() - self._began) // timedelta(milliseconds=1)
+        if stopped is None:
+            return Verdict(
+                outcome=Outcome.HEALTHY,
+                cause=None,
+                operation=None,
+                aws_error_code=None,
+                message=f"The key works: {', '.join(self._subject.operations)} succeeded.",
+                remediation=None,
+                latency_ms=latency,
+                probed_at=self._probed_at,
+                findings=tuple(self._findings),
+            )
+        deletion_date = self.facts.deletion_date if self.facts else None
+        message, remediation = explain(stopped.cause, stopped.operation, self._subject, deletion_date=deletion_date)
+        return Verdict(
+            outcome=OUTCOME_OF_CAUSE[stopped.cause],
+            cause=stopped.cause,
+            operation=stopped.operation,
+            aws_error_code=stopped.aws_error_code,
+            message=message,
+            remediation=remediation,
+            latency_ms=latency,
+            probed_at=self._probed_at,
+            findings=tuple(self._findings),
+        )
+
+    def damaged_baseline(self) -> Verdict:
+        """The verdict if the stored ciphertext is not what KMS once returned: our fault, so UNKNOWN."""
+        verdict = self.verdict(_StoppedError(Cause.UNCLASSIFIED, "Decrypt"))
+        message = "The stored registration ciphertext is damaged, so nothing can be said about the key."
+        return Verdict(
+            outcome=verdict.outcome,
+            cause=verdict.cause,
+            operation=verdict.operation,
+            aws_error_code=None,
+            message=message,
+            remediation=None,
+            latency_ms=0,
+            probed_at=verdict.probed_at,
+        )
+
+
+def _facts(metadata: "KeyMetadataTypeDef") -> KeyFacts:
+    multi = metadata.get("MultiRegionConfiguration")
+    return KeyFacts(
+        multi_region=bool(metadata.get("MultiRegion")),
+        replica_regions=tuple(each["Region"] for each in multi.get("ReplicaKeys", []) if "Region" in each)
+        if multi
+        else (),
+        deletion_date=metadata.get("DeletionDate"),
+        material_expires_at=metadata.get("ValidTo"),
+    )

@@ -1,0 +1,196 @@
+"""SNS, EventBridge and SQS."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import batched
+from typing import TYPE_CHECKING, Any, override
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from keyvigil.adapters.aws import config, session
+from keyvigil.adapters.plain_data import rfc3339, to_plain
+from keyvigil.domain.alerts import Alert, LockRequest, Severity, sentence
+from keyvigil.domain.projects import Subscription
+from keyvigil.errors import DeliveryError
+from keyvigil.ports import CheckMessage, CheckQueue, Notifier, Topics
+
+if TYPE_CHECKING:
+    from mypy_boto3_events import EventBridgeClient
+    from mypy_boto3_sns import SNSClient
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
+
+SOURCE = "keyvigil"
+_SUBJECT_LIMIT = 100
+_SEVERITIES = list(Severity)
+
+
+class AwsNotifier(Notifier):
+    """Publishes to projects' topics and to the alert bus."""
+
+    def __init__(self, alert_bus_name: str) -> None:
+        """Name the bus; nothing is called yet."""
+        self._bus = alert_bus_name
+
+    @cached_property
+    def _sns(self) -> "SNSClient":
+        return session().client("sns", config=config())
+
+    @cached_property
+    def _events(self) -> "EventBridgeClient":
+        return session().client("events", config=config())
+
+    @override
+    def publish(self, topic_arn: str, alert: Alert) -> None:
+        document = json.dumps(to_plain(alert))
+        attributes = {
+            "project_id": alert.project_id,
+            "type": alert.type,
+            "severity": alert.severity,
+            "status": alert.status,
+        }
+        try:
+            self._sns.publish(
+                TopicArn=topic_arn,
+                Subject=f"[{alert.severity}] {alert.type} {alert.project_id}"[:_SUBJECT_LIMIT],
+                Message=json.dumps({"default": document, "email": sentence(alert)}),
+                MessageStructure="json",
+                MessageAttributes={
+                    name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
+                },
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise DeliveryError(_why("SNS", error)) from error
+
+    @override
+    def put_alert(self, alert: Alert) -> None:
+        self._put(alert.type, to_plain(alert))
+
+    @override
+    def put_lock_request(self, request: LockRequest) -> None:
+        detail = {
+            "project_id": request.project_id,
+            "cluster_id": request.cluster_id,
+            "incident_id": request.incident_id,
+            "fence": request.fence,
+            "reason": request.reason,
+            "respond_by": rfc3339(request.respond_by),
+        }
+        self._put(request.detail_type, detail)
+
+    def _put(self, detail_type: str, detail: dict[str, Any]) -> None:
+        entry = {
+            "Source": SOURCE,
+            "DetailType": detail_type,
+            "Detail": json.dumps(detail),
+            "EventBusName": self._bus,
+        }
+        try:
+            answer = self._events.put_events(Entries=[entry])  # type: ignore[list-item]  # a plain dict has its shape
+        except (ClientError, BotoCoreError) as error:
+            raise DeliveryError(_why("EventBridge", error)) from error
+        # PutEvents answers 200 although it refused an entry.
+        if answer["FailedEntryCount"]:
+            message = f"EventBridge refused the event: {answer['Entries'][0].get('ErrorCode')}"
+            raise DeliveryError(message)
+
+
+def _why(service: str, error: ClientError | BotoCoreError) -> str:
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else type(error).__name__
+    return f"{service} did not take the message: {code}"
+
+
+def filter_policy(subscription: Subscription) -> dict[str, list[Any]]:
+    """The SNS filter policy that gives a subscriber what it asked for: a least severity, and types.
+
+    `key.*` is a prefix; any other type is taken to the letter.
+    """
+    least = _SEVERITIES.index(Severity(subscription.min_severity))
+    policy: dict[str, list[Any]] = {"severity": [str(each) for each in _SEVERITIES[least:]]}
+    if subscription.types:
+        policy["type"] = [
+            {"prefix": pattern.removesuffix("*")} if pattern.endswith("*") else pattern
+            for pattern in subscription.types
+        ]
+    return policy
+
+
+class SnsTopics(Topics):
+    """One topic for each project, its name within the prefix that IAM allows."""
+
+    def __init__(self, name_prefix: str, tags: dict[str, str]) -> None:
+        """Keep what every topic gets; nothing is called yet."""
+        self._prefix = name_prefix
+        self._tags = tags
+
+    @cached_property
+    def _sns(self) -> "SNSClient":
+        return session().client("sns", config=config())
+
+    @override
+    def create(self, project_id: str) -> str:
+        answer = self._sns.create_topic(
+            Name=f"{self._prefix}{project_id}",
+            Tags=[{"Key": name, "Value": value} for name, value in self._tags.items()],
+        )
+        return answer["TopicArn"]
+
+    @override
+    def delete(self, topic_arn: str) -> None:
+        for page in self._sns.get_paginator("list_subscriptions_by_topic").paginate(TopicArn=topic_arn):
+            for subscription in page["Subscriptions"]:
+                self.unsubscribe(subscription["SubscriptionArn"])
+        self._sns.delete_topic(TopicArn=topic_arn)
+
+    @override
+    def subscribe(self, topic_arn: str, subscription: Subscription) -> tuple[str, str]:
+        answer = self._sns.subscribe(
+            TopicArn=topic_arn,
+            Protocol=subscription.protocol,
+            Endpoint=subscription.endpoint,
+            Attributes={
+                "RawMessageDelivery": "true",
+                "FilterPolicy": json.dumps(filter_policy(subscription)),
+            },
+            ReturnSubscriptionArn=True,
+        )
+        arn = answer["SubscriptionArn"]
+        pending = self._sns.get_subscription_attributes(SubscriptionArn=arn)["Attributes"]
+        return arn, "pending" if pending.get("PendingConfirmation") == "true" else "confirmed"
+
+    @override
+    def unsubscribe(self, subscription_arn: str) -> None:
+        if not subscription_arn.startswith("arn:"):
+            return
+        try:
+            self._sns.unsubscribe(SubscriptionArn=subscription_arn)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") not in {"NotFound", "NotFoundException"}:
+                raise
+
+
+class SqsCheckQueue(CheckQueue):
+    """The queue that feeds `check_keys`."""
+
+    _BATCH = 10
+
+    def __init__(self, queue_url: str) -> None:
+        """Name the queue; nothing is called yet."""
+        self._url = queue_url
+
+    @cached_property
+    def _sqs(self) -> "SQSClient":
+        return session().client("sqs", config=config())
+
+    @override
+    def send(self, messages: Sequence[CheckMessage]) -> int:
+        sent = 0
+        for batch in batched(messages, self._BATCH, strict=False):
+            entries: list[SendMessageBatchRequestEntryTypeDef] = [
+                {"Id": str(number), "MessageBody": json.dumps(to_plain(message))}
+                for number, message in enumerate(batch)
+            ]
+            # What the queue refuses stays due, and the next sweep sends it again.
+            sent += len(self._sqs.send_message_batch(QueueUrl=self._url, Entries=entries).get("Successful", []))
+        return sent

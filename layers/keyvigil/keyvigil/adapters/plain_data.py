@@ -1,0 +1,35 @@
+"""Domain values as plain JSON data and back: for the table, for alerts, for payloads between functions."""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from cattrs import Converter
+
+
+def rfc3339(moment: datetime) -> str:
+    """A time as the contract writes it: RFC 3339, UTC, milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _make_converter() -> Converter:
+    converter = Converter(omit_if_default=False, forbid_extra_keys=False)
+    converter.register_unstructure_hook(datetime, rfc3339)
+    converter.register_structure_hook(datetime, lambda text, _: datetime.fromisoformat(text))
+    converter.register_unstructure_hook(bytes, lambda raw: base64.b64encode(raw).decode())
+    converter.register_structure_hook(bytes, lambda text, _: base64.b64decode(text))
+    return converter
+
+
+_converter = _make_converter()
+
+
+def to_plain(value: Any) -> Any:
+    """A domain value as dicts, lists, strings, numbers and None."""
+    return _converter.unstructure(value)
+
+
+def from_plain[T](data: Mapping[str, Any], kind: type[T]) -> T:
+    """The domain value that `to_plain` made this of. Unknown fields are ignored: a newer version wrote them."""
+    return _converter.structure(data, kind)

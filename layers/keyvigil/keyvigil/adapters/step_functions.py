@@ -1,0 +1,89 @@
+"""Step Functions."""
+
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING, override
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from keyvigil.adapters.aws import config, session
+from keyvigil.domain.alerts import WorkflowStart
+from keyvigil.domain.incidents import WorkflowKind
+from keyvigil.errors import DeliveryError
+from keyvigil.ports import Workflow
+
+if TYPE_CHECKING:
+    from mypy_boto3_stepfunctions import SFNClient
+
+_NOBODY_WAITS = {"TaskDoesNotExist", "TaskTimedOut", "InvalidToken"}
+
+
+def _code(error: ClientError | BotoCoreError) -> str:
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "unknown"))
+    return type(error).__name__
+
+
+class StepFunctionsWorkflow(Workflow):
+    """The lockout and recovery state machines."""
+
+    def __init__(self, lockout_arn: str | None, recovery_arn: str | None) -> None:
+        """Keep the ARNs that this function needs; nothing is called yet."""
+        self._arns = {WorkflowKind.LOCKOUT: lockout_arn, WorkflowKind.RECOVERY: recovery_arn}
+
+    @cached_property
+    def _client(self) -> "SFNClient":
+        return session().client("stepfunctions", config=config())
+
+    def _arn(self, kind: WorkflowKind) -> str:
+        arn = self._arns[kind]
+        if arn is None:
+            message = f"this function was not told the ARN of the {kind} state machine"
+            raise ValueError(message)
+        return arn
+
+    @override
+    def start(self, start: WorkflowStart) -> None:
+        document = {
+            "project_id": start.project_id,
+            "key_id": start.key_id,
+            "incident_id": start.incident_id,
+        }
+        try:
+            self._client.start_execution(
+                stateMachineArn=self._arn(start.workflow), name=start.name, input=json.dumps(document)
+            )
+        except (ClientError, BotoCoreError) as error:
+            # The name says which start this is, so one of that name is this one.
+            if _code(error) == "ExecutionAlreadyExists":
+                return
+            message = f"Step Functions did not start {start.name}: {_code(error)}"
+            raise DeliveryError(message) from error
+
+    @override
+    def execution_arn(self, name: str) -> str:
+        kind = WorkflowKind(name.split("-")[1])
+        return f"{self._arn(kind).replace(':stateMachine:', ':execution:')}:{name}"
+
+    @override
+    def is_running(self, name: str) -> bool:
+        try:
+            answer = self._client.describe_execution(executionArn=self.execution_arn(name))
+        except ClientError as error:
+            if _code(error) == "ExecutionDoesNotExist":
+                return False
+            message = f"Step Functions did not describe {name}: {_code(error)}"
+            raise DeliveryError(message) from error
+        return answer["status"] == "RUNNING"
+
+    @override
+    def complete(self, task_token: str, result: str, detail: str | None) -> None:
+        try:
+            self._client.send_task_success(
+                taskToken=task_token, output=json.dumps({"result": result, "detail": detail})
+            )
+        except (ClientError, BotoCoreError) as error:
+            if _code(error) in _NOBODY_WAITS:
+                return
+            message = f"Step Functions did not take the answer: {_code(error)}"
+            raise DeliveryError(message) from error

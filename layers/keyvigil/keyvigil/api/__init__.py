@@ -1,0 +1,1 @@
+"""The HTTP edge: what requests must look like, what answers look like, which use case stands behind which route."""

@@ -1,0 +1,376 @@
+"""The routes of the registry API. Powertools routes, pydantic validates, a use case acts, a view answers."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError as RouteNotFoundError
+from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
+from aws_lambda_powertools.event_handler.openapi.params import Body, Query
+
+from keyvigil import wiring
+from keyvigil.api import views
+from keyvigil.api.problems import problem
+from keyvigil.api.requests import (
+    AnswerLock,
+    ChangeCluster,
+    ChangeProject,
+    CreateProject,
+    RegisterCluster,
+    RegisterKey,
+    Subscribe,
+)
+from keyvigil.domain.clusters import Answer, LockSettings
+from keyvigil.domain.incidents import affected
+from keyvigil.domain.keys import Key, KeyStatus
+from keyvigil.domain.projects import Project
+from keyvigil.errors import (
+    AlreadyExistsError,
+    CheckerUnavailableError,
+    ConflictError,
+    DeliveryError,
+    NotFoundError,
+    RefusedError,
+)
+from keyvigil.ports import Page
+from keyvigil.use_cases.read_fleet import every
+from keyvigil.use_cases.record_lock_result import LockAnswer
+from keyvigil.use_cases.registry import NewCluster, NewProject
+
+MAX_BODY_BYTES = 64 * 1024
+_NORMAL_PATH = re.compile(r"(?:/[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*)+\Z", re.ASCII)
+
+Limit = Annotated[int, Query(ge=1, le=200)]
+Token = Annotated[str | None, Query(max_length=2048)]
+
+logger = Logger(service="registry_api")
+app = APIGatewayHttpResolver(enable_validation=True)
+
+
+def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Answer one request of the HTTP API.
+
+    IAM has allowed the path as it was written, so a path that is not in its normal form (`..`, `//`, an
+    escape) is refused before anything interprets it.
+    """
+    if not _NORMAL_PATH.match(str(event.get("rawPath", ""))):
+        return _early(problem(400, "Path is not in its normal form", "Write the path without `..`, `//` or escapes."))
+    if len(event.get("body") or "") > MAX_BODY_BYTES:
+        limit = MAX_BODY_BYTES // 1024
+        return _early(problem(413, "Body is too large", f"A request body has at most {limit} KB."))
+    return app.resolve(event, context)
+
+
+def _early(refusal: Response[str]) -> dict[str, Any]:
+    """A refusal from before the router."""
+    return {
+        "statusCode": refusal.status_code,
+        "headers": {"Content-Type": refusal.content_type},
+        "body": refusal.body,
+        "isBase64Encoded": False,
+    }
+
+
+# --- errors -----------------------------------------------------------------------------------------------------
+
+
+@app.exception_handler(RequestValidationError)
+def _invalid(error: RequestValidationError) -> Response[str]:
+    found = error.errors()
+    if any(each.get("type") == "json_invalid" for each in found):
+        return problem(400, "Malformed JSON", "The request body is not valid JSON.")
+    errors = [
+        {
+            "field": ".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0]),
+            "message": each["msg"],
+        }
+        for each in found
+    ]
+    return problem(422, "Invalid request", "Some fields are not as they must be; see `errors`.", errors=errors)
+
+
+@app.exception_handler(RefusedError)
+def _refused(error: RefusedError) -> Response[str]:
+    remediation = {"summary": error.summary, "commands": list(error.commands)} if error.summary is not None else None
+    return problem(
+        error.status,
+        error.title,
+        error.detail,
+        cause=error.cause,
+        remediation=remediation,
+        in_the_way=list(error.in_the_way) or None,
+        retry_after_seconds=error.retry_after_seconds,
+    )
+
+
+@app.exception_handler(NotFoundError)
+def _not_found(error: NotFoundError) -> Response[str]:
+    return problem(404, "Not found", f"{error}".capitalize() + ".")
+
+
+@app.not_found
+def _no_route(_error: RouteNotFoundError) -> Response[str]:
+    return problem(404, "Not found", "There is no such route; docs/api.md lists them.")
+
+
+@app.exception_handler(AlreadyExistsError)
+def _exists(error: AlreadyExistsError) -> Response[str]:
+    return problem(409, "Already exists", f"{error}".capitalize() + ".")
+
+
+@app.exception_handler(ConflictError)
+def _conflict(_error: ConflictError) -> Response[str]:
+    return problem(409, "Changed meanwhile", "Others changed the same thing; ask again.", retry_after_seconds=1)
+
+
+@app.exception_handler(CheckerUnavailableError)
+def _no_checker(error: CheckerUnavailableError) -> Response[str]:
+    logger.error("check_keys did not answer", extra={"reason": str(error)})
+    return problem(
+        503,
+        "No answer about the KMS key",
+        "The probe did not answer in time. Nothing was stored; ask again.",
+        retry_after_seconds=30,
+    )
+
+
+@app.exception_handler(DeliveryError)
+def _not_delivered(error: DeliveryError) -> Response[str]:
+    logger.error("not delivered", extra={"reason": str(error)})
+    return problem(
+        503,
+        "Not passed on yet",
+        "The answer was recorded but not passed on; send it again.",
+        retry_after_seconds=5,
+    )
+
+
+@app.exception_handler(Exception)
+def _fault(error: Exception) -> Response[str]:
+    logger.error("unexpected fault", exc_info=error)
+    return problem(500, "Internal error", "KeyVigil failed; the operator's log has the reason.")
+
+
+# --- projects ---------------------------------------------------------------------------------------------------
+
+
+def _project_view(shown: Project) -> dict[str, Any]:
+    store = wiring.store()
+    name = shown.project_id
+    clusters = sum(1 for _ in every(lambda limit, token: store.clusters(name, limit, token)))
+    incidents = every(lambda limit, token: store.incidents(name, limit, token))
+    return views.project(shown, clusters=clusters, open_incidents=sum(each.is_open for each in incidents))
+
+
+@app.post("/projects")
+def create_project(body: Annotated[CreateProject, Body()]) -> tuple[dict[str, Any], int]:
+    """Make a project."""
+    fields = body.model_dump()
+    if fields["check_interval_minutes"] is None:
+        fields["check_interval_minutes"] = wiring.settings().number("CHECK_INTERVAL_MINUTES")
+    project = wiring.projects().create(NewProject(**fields))
+    return views.project(project, clusters=0, open_incidents=0), HTTPStatus.CREATED
+
+
+@app.get("/projects")
+def list_projects(limit: Limit = 50, next_token: Token = None) -> dict[str, Any]:
+    """List projects."""
+    return views.page(wiring.store().projects(limit, next_token), _project_view)
+
+
+@app.get("/projects/<project_id>")
+def get_project(project_id: str) -> dict[str, Any]:
+    """Read a project."""
+    return _project_view(wiring.projects().get(project_id))
+
+
+@app.patch("/projects/<project_id>")
+def change_project(project_id: str, body: Annotated[ChangeProject, Body()]) -> dict[str, Any]:
+    """Change a project."""
+    return _project_view(wiring.projects().update(project_id, body.model_dump(exclude_unset=True)))
+
+
+@app.delete("/projects/<project_id>")
+def delete_project(project_id: str) -> Response[str]:
+    """Remove an empty project."""
+    wiring.projects().delete(project_id)
+    return _no_content()
+
+
+def _no_content() -> Response[str]:
+    return Response(status_code=HTTPStatus.NO_CONTENT, body="")
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+@app.post("/projects/<project_id>/keys")
+def register_key(project_id: str, body: Annotated[RegisterKey, Body()]) -> tuple[dict[str, Any], int]:
+    """Probe a key and register it."""
+    key = wiring.keys().register(project_id, body.key_arn, body.role_arn, body.use)
+    return _key_views(project_id)(key), HTTPStatus.CREATED
+
+
+@app.get("/projects/<project_id>/keys")
+def list_keys(
+    project_id: str,
+    status: Annotated[KeyStatus | None, Query()] = None,
+    limit: Limit = 50,
+    next_token: Token = None,
+) -> dict[str, Any]:
+    """List a project's keys; at most 20, so a filter works on the page that was read."""
+    view = _key_views(project_id)
+    found = wiring.store().keys(project_id, limit, next_token)
+    wanted = tuple(key for key in found.items if status is None or key.health.status is status)
+    return views.page(Page(wanted, found.next_token), view)
+
+
+@app.get("/projects/<project_id>/keys/<key_id>")
+def get_key(project_id: str, key_id: str) -> dict[str, Any]:
+    """Read a key."""
+    return _key_views(project_id)(wiring.keys().get(project_id, key_id))
+
+
+@app.post("/projects/<project_id>/keys/<key_id>/check")
+def check_key(project_id: str, key_id: str) -> dict[str, Any]:
+    """Probe a key now."""
+    return _key_views(project_id)(wiring.keys().check(project_id, key_id))
+
+
+@app.delete("/projects/<project_id>/keys/<key_id>")
+def delete_key(project_id: str, key_id: str) -> Response[str]:
+    """Stop watching a key."""
+    wiring.keys().delete(project_id, key_id)
+    return _no_content()
+
+
+def _key_views(project_id: str) -> Callable[[Key], dict[str, Any]]:
+    interval = wiring.projects().get(project_id).check_interval_minutes
+    now = wiring.clock().now()
+    return lambda key: views.key(key, interval_minutes=interval, now=now)
+
+
+# --- clusters ---------------------------------------------------------------------------------------------------
+
+
+@app.post("/projects/<project_id>/clusters")
+def register_cluster(project_id: str, body: Annotated[RegisterCluster, Body()]) -> tuple[dict[str, Any], int]:
+    """Register a cluster."""
+    fields = {name: getattr(body, name) for name in ("cluster_id", "name", "kind", "region", "key_id")}
+    new = NewCluster(**fields, lock=LockSettings(**body.lock.model_dump()))
+    return views.cluster(wiring.clusters().register(project_id, new)), HTTPStatus.CREATED
+
+
+@app.get("/projects/<project_id>/clusters")
+def list_clusters(project_id: str, limit: Limit = 50, next_token: Token = None) -> dict[str, Any]:
+    """List a project's clusters."""
+    wiring.projects().get(project_id)
+    return views.page(wiring.store().clusters(project_id, limit, next_token), views.cluster)
+
+
+@app.get("/projects/<project_id>/clusters/<cluster_id>")
+def get_cluster(project_id: str, cluster_id: str) -> dict[str, Any]:
+    """Read a cluster."""
+    return views.cluster(wiring.clusters().get(project_id, cluster_id))
+
+
+@app.patch("/projects/<project_id>/clusters/<cluster_id>")
+def change_cluster(project_id: str, cluster_id: str, body: Annotated[ChangeCluster, Body()]) -> dict[str, Any]:
+    """Change a cluster's name, kind or lock."""
+    changes: Mapping[str, Any] = {name: getattr(body, name) for name in body.model_fields_set}
+    settings = {"lock": LockSettings(**body.lock.model_dump())} if "lock" in changes else {}
+    return views.cluster(wiring.clusters().update(project_id, cluster_id, {**changes, **settings}))
+
+
+@app.delete("/projects/<project_id>/clusters/<cluster_id>")
+def delete_cluster(project_id: str, cluster_id: str) -> Response[str]:
+    """Forget a cluster."""
+    wiring.clusters().delete(project_id, cluster_id)
+    return _no_content()
+
+
+@app.post("/projects/<project_id>/clusters/<cluster_id>/lock-result")
+def answer_lock(project_id: str, cluster_id: str, body: Annotated[AnswerLock, Body()]) -> dict[str, Any]:
+    """Take a control plane's answer to a lock or unlock request."""
+    decision = wiring.record_lock_result()(
+        LockAnswer(
+            project_id=project_id,
+            cluster_id=cluster_id,
+            fence=body.fence,
+            result=body.result,
+            detail=body.detail,
+            by="its control plane",
+        )
+    )
+    match decision.answer:
+        case Answer.STALE:
+            raise RefusedError(409, "Answer to an older request", decision.reason)
+        case Answer.CONTRADICTED:
+            raise RefusedError(409, "Answer does not fit the request", decision.reason)
+        case Answer.ACCEPTED | Answer.REPEATED:
+            return views.cluster(decision.cluster)
+
+
+# --- incidents --------------------------------------------------------------------------------------------------
+
+
+@app.get("/projects/<project_id>/incidents")
+def list_incidents(project_id: str, limit: Limit = 50, next_token: Token = None) -> dict[str, Any]:
+    """List a project's incidents, newest first."""
+    wiring.projects().get(project_id)
+    found = wiring.store().incidents(project_id, limit, next_token)
+    return views.page(found, lambda each: views.incident(each, None, wiring.workflow().execution_arn))
+
+
+@app.get("/projects/<project_id>/incidents/<incident_id>")
+def get_incident(project_id: str, incident_id: str) -> dict[str, Any]:
+    """Read an incident with its timeline, and its clusters as they stand now while it is open."""
+    store = wiring.store()
+    incident = store.incident(project_id, incident_id)
+    if incident is None:
+        message = f"incident {incident_id} does not exist in project {project_id}"
+        raise NotFoundError(message)
+    if incident.is_open:
+        mine = {each.cluster_id for each in incident.clusters}
+        now = [each for each in store.clusters_of_key(project_id, incident.key_id) if each.cluster_id in mine]
+        incident = replace(incident, clusters=affected(now))
+    return views.incident(incident, store.timeline(incident_id), wiring.workflow().execution_arn)
+
+
+# --- subscriptions ----------------------------------------------------------------------------------------------
+
+
+@app.post("/projects/<project_id>/subscriptions")
+def subscribe(project_id: str, body: Annotated[Subscribe, Body()]) -> tuple[dict[str, Any], int]:
+    """Subscribe an endpoint to a project's alerts."""
+    subscription = wiring.subscriptions().create(
+        project_id, body.protocol, body.endpoint, body.min_severity, tuple(body.types)
+    )
+    return views.subscription(subscription), HTTPStatus.CREATED
+
+
+@app.get("/projects/<project_id>/subscriptions")
+def list_subscriptions(project_id: str, limit: Limit = 50, next_token: Token = None) -> dict[str, Any]:
+    """List a project's subscriptions."""
+    wiring.projects().get(project_id)
+    return views.page(wiring.store().subscriptions(project_id, limit, next_token), views.subscription)
+
+
+@app.delete("/projects/<project_id>/subscriptions/<subscription_id>")
+def unsubscribe(project_id: str, subscription_id: str) -> Response[str]:
+    """End a subscription."""
+    wiring.subscriptions().delete(project_id, subscription_id)
+    return _no_content()
+
+
+# --- fleet ------------------------------------------------------------------------------------------------------
+
+
+@app.get("/fleet")
+def get_fleet() -> dict[str, Any]:
+    """Read the state of everything under watch."""
+    return views.fleet(wiring.read_fleet()())

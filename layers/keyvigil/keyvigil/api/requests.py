@@ -1,0 +1,103 @@
+"""What requests must look like, checked by pydantic before anything else sees them (contract.md)."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from keyvigil.domain.alerts import Severity
+from keyvigil.domain.clusters import ClusterKind, LockResult, LockVia
+from keyvigil.domain.keys import KeyUse
+from keyvigil.domain.projects import Approval, Enforcement, Protocol
+
+# pydantic's regular expressions: `\p{C}` is every control, format, unassigned and private character.
+Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\p{C}]+$")]
+ProjectId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,39}$")]
+ClusterId = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,62}$")]
+KeyId = Annotated[str, Field(pattern=r"^[a-z0-9-]{9,25}\.[a-z0-9-]{36}$")]
+RegionName = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$", max_length=25)]
+# ARNs are taken apart by the domain, which answers in the contract's fixed words; here only their size is bounded.
+Arn = Annotated[str, Field(min_length=1, max_length=2048)]
+Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{C}]*$")]
+
+
+class Request(BaseModel):
+    """A request body: unknown fields are refused, and nothing is converted silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CreateProject(Request):
+    """`POST /projects`."""
+
+    project_id: ProjectId
+    name: Name
+    enforcement: Enforcement = Enforcement.OBSERVE
+    approval: Approval = Approval.AUTOMATIC
+    check_interval_minutes: Annotated[int, Field(ge=1, le=60, strict=True)] | None = None
+    grace_minutes: Annotated[int, Field(ge=0, le=1440, strict=True)] = 0
+    probe_plan: Literal["full"] = "full"
+
+
+class ChangeProject(Request):
+    """`PATCH /projects/{project_id}`: what is not named stays."""
+
+    name: Name = ""
+    enforcement: Enforcement = Enforcement.OBSERVE
+    approval: Approval = Approval.AUTOMATIC
+    check_interval_minutes: Annotated[int, Field(ge=1, le=60, strict=True)] = 10
+    grace_minutes: Annotated[int, Field(ge=0, le=1440, strict=True)] = 0
+    probe_plan: Literal["full"] = "full"
+
+
+class RegisterKey(Request):
+    """`POST /projects/{p}/keys`."""
+
+    key_arn: Arn
+    role_arn: Arn
+    use: KeyUse
+
+
+class Lock(Request):
+    """How a cluster is locked. `timeout_seconds` is how long its control plane may take."""
+
+    via: LockVia = LockVia.EVENT
+    timeout_seconds: Annotated[int, Field(ge=10, le=1800, strict=True)] = 300
+
+
+class RegisterCluster(Request):
+    """`POST /projects/{p}/clusters`."""
+
+    cluster_id: ClusterId
+    name: Name
+    kind: ClusterKind
+    region: RegionName
+    key_id: KeyId
+    lock: Lock = Lock()
+
+
+class ChangeCluster(Request):
+    """`PATCH /projects/{p}/clusters/{cluster_id}`. A key is taken only to be refused in the fixed words."""
+
+    name: Name = ""
+    kind: ClusterKind = ClusterKind.OTHER
+    lock: Lock = Lock()
+    key_id: KeyId = ""
+
+
+class AnswerLock(Request):
+    """`POST /projects/{p}/clusters/{cluster_id}/lock-result`."""
+
+    fence: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+    result: LockResult
+    detail: Text | None = None
+
+
+class Subscribe(Request):
+    """`POST /projects/{p}/subscriptions`."""
+
+    protocol: Protocol
+    endpoint: Arn
+    min_severity: Severity = Severity.INFO
+    types: Annotated[
+        list[Annotated[str, Field(pattern=r"^[a-z]+\.(\*|[a-z_]+)$", max_length=40)]], Field(max_length=20)
+    ] = []

@@ -1,0 +1,108 @@
+"""What answers look like, field by field as in contract.md."""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+from keyvigil.adapters.plain_data import to_plain
+from keyvigil.domain.clusters import Cluster
+from keyvigil.domain.incidents import Incident, TimelineEntry
+from keyvigil.domain.keys import Key, is_stale
+from keyvigil.domain.projects import Project, Subscription
+from keyvigil.ports import Page
+from keyvigil.use_cases.read_fleet import Fleet
+
+
+def page[T](found: Page[T], view: Callable[[T], dict[str, Any]]) -> dict[str, Any]:
+    """One page of a list."""
+    return {"items": [view(item) for item in found.items], "next_token": found.next_token}
+
+
+def project(shown: Project, *, clusters: int, open_incidents: int) -> dict[str, Any]:
+    """A project with its counts."""
+    fields = to_plain(shown)
+    for internal in ("deleting", "version"):
+        del fields[internal]
+    return {**fields, "keys": shown.keys, "clusters": clusters, "open_incidents": open_incidents}
+
+
+def key(shown: Key, *, interval_minutes: int, now: datetime) -> dict[str, Any]:
+    """A key. The registration ciphertext and the streaks are KeyVigil's own and are not shown."""
+    return to_plain_dict(
+        {
+            "key_id": shown.key_id,
+            "key_arn": shown.key_arn,
+            "alias_arn": shown.alias_arn,
+            "region": shown.region,
+            "account_id": shown.account_id,
+            "role_arn": shown.role_arn,
+            "use": shown.use,
+            "operations": list(shown.use.operations),
+            "multi_region": shown.facts.multi_region,
+            "replica_regions": list(shown.facts.replica_regions),
+            "status": shown.health.status,
+            "unknown_since": shown.health.unknown_since,
+            "stale": is_stale(shown.last_probed_at, interval_minutes, now),
+            "verdict": shown.verdict,
+            "last_probed_at": shown.last_probed_at,
+            "last_trigger": shown.last_trigger,
+            "deletion_date": shown.facts.deletion_date,
+            "material_expires_at": shown.facts.material_expires_at,
+            "rotation_enabled": None,
+            "open_incident_id": shown.open_incident_id,
+            "clusters": shown.clusters,
+            "created_at": shown.created_at,
+        }
+    )
+
+
+def to_plain_dict(fields: dict[str, Any]) -> dict[str, Any]:
+    """Plain data of every field."""
+    return {name: to_plain(value) for name, value in fields.items()}
+
+
+def cluster(shown: Cluster) -> dict[str, Any]:
+    """A cluster. The task token lets its holder answer for the control plane and is never shown."""
+    fields = dict(to_plain(shown))
+    for internal in ("task_token", "deleted_at", "version"):
+        del fields[internal]
+    return fields
+
+
+def incident(
+    shown: Incident, timeline: Iterable[TimelineEntry] | None, execution_arn: Callable[[str], str]
+) -> dict[str, Any]:
+    """An incident; in a list without its timeline."""
+    fields: dict[str, Any] = {
+        "incident_id": shown.incident_id,
+        "project_id": shown.project_id,
+        "key_id": shown.key_id,
+        "status": shown.status,
+        "held_for": shown.held_for,
+        "cause": shown.cause,
+        "actor": None,
+        "opened_at": shown.opened_at,
+        "confirmed_at": shown.confirmed_at,
+        "locked_at": shown.locked_at,
+        "recovered_at": shown.recovered_at,
+        "resolved_at": shown.resolved_at,
+        "execution_arns": [execution_arn(name) for name in shown.executions],
+        "clusters": shown.clusters,
+    }
+    if timeline is not None:
+        ordered = sorted(timeline, key=lambda entry: (entry.at, entry.entry_id))
+        fields["timeline"] = [{"at": entry.at, "what": entry.what, "detail": entry.detail} for entry in ordered]
+    return to_plain_dict(fields)
+
+
+def subscription(shown: Subscription) -> dict[str, Any]:
+    """A subscription."""
+    fields = dict(to_plain(shown))
+    for internal in ("subscription_arn", "version"):
+        del fields[internal]
+    return fields
+
+
+def fleet(shown: Fleet) -> dict[str, Any]:
+    """The state of everything under watch. There is no brake and no canary yet, so both lists are empty."""
+    return {**to_plain(shown), "brake": [], "canaries": []}

@@ -1,0 +1,223 @@
+"""Alerts, and the outbox rows that carry them and everything else that leaves the table."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from keyvigil.domain.incidents import AffectedCluster, Incident, WorkflowKind
+from keyvigil.domain.keys import Key
+from keyvigil.domain.verdicts import Remediation
+
+SCHEMA_VERSION = "1.0"
+
+
+class AlertType(StrEnum):
+    """What an alert is about."""
+
+    KEY_SUSPECT = "key.suspect"
+    KEY_UNHEALTHY = "key.unhealthy"
+    KEY_RECOVERED = "key.recovered"
+    APPROVAL_NEEDED = "incident.approval_needed"
+    CLUSTER_LOCKED = "cluster.locked"
+    CLUSTER_UNLOCKED = "cluster.unlocked"
+    CLUSTER_LOCK_FAILED = "cluster.lock_failed"
+    CLUSTER_UNLOCK_FAILED = "cluster.unlock_failed"
+
+
+class Severity(StrEnum):
+    """How bad it is, in rising order."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class AlertStatus(StrEnum):
+    """Whether something is wrong, or is over."""
+
+    FIRING = "firing"
+    RESOLVED = "resolved"
+
+
+_KIND: dict[AlertType, tuple[Severity, AlertStatus, str]] = {
+    AlertType.KEY_SUSPECT: (Severity.WARNING, AlertStatus.FIRING, "key"),
+    AlertType.KEY_UNHEALTHY: (Severity.CRITICAL, AlertStatus.FIRING, "key"),
+    AlertType.KEY_RECOVERED: (Severity.INFO, AlertStatus.RESOLVED, "key"),
+    AlertType.APPROVAL_NEEDED: (Severity.CRITICAL, AlertStatus.FIRING, "key"),
+    AlertType.CLUSTER_LOCKED: (Severity.CRITICAL, AlertStatus.FIRING, "clusters"),
+    AlertType.CLUSTER_UNLOCKED: (Severity.INFO, AlertStatus.RESOLVED, "clusters"),
+    AlertType.CLUSTER_LOCK_FAILED: (Severity.CRITICAL, AlertStatus.FIRING, "clusters"),
+    AlertType.CLUSTER_UNLOCK_FAILED: (Severity.CRITICAL, AlertStatus.FIRING, "clusters"),
+}
+"""Severity, status, and the subject that firing and resolved alerts share in their `dedup_key`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertKey:
+    """The key that an alert is about."""
+
+    arn: str
+    region: str
+    account_id: str
+    alias: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertCause:
+    """Why, in AWS's codes and in one plain sentence."""
+
+    code: str | None
+    operation: str | None
+    aws_error_code: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertRemediation:
+    """How to mend it. `runbook` is the alert's page in docs/alerts.md."""
+
+    summary: str
+    commands: tuple[str, ...]
+    runbook: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A message about a change, field by field as in contract.md."""
+
+    schema_version: str
+    alert_id: str
+    dedup_key: str
+    sequence: int
+    type: AlertType
+    severity: Severity
+    status: AlertStatus
+    project_id: str
+    key: AlertKey
+    incident_id: str | None
+    cause: AlertCause
+    actor: None
+    clusters: tuple[AffectedCluster, ...]
+    remediation: AlertRemediation
+    occurred_at: datetime
+    detected_at: datetime
+
+
+def make_alert(
+    kind: AlertType,
+    *,
+    alert_id: str,
+    key: Key,
+    incident: Incident,
+    clusters: Iterable[AffectedCluster],
+    occurred_at: datetime,
+    detected_at: datetime,
+) -> tuple[Alert, Key]:
+    """Make an alert and the key with its `alert_sequence` moved on; both are stored in one transaction."""
+    severity, status, subject = _KIND[kind]
+    numbered = replace(key, alert_sequence=key.alert_sequence + 1)
+    remediation = key.verdict.remediation or Remediation(summary="Nothing is to be done.")
+    verdict = key.verdict
+    alert = Alert(
+        schema_version=SCHEMA_VERSION,
+        alert_id=alert_id,
+        dedup_key=f"{key.project_id}/{key.key_id}/{incident.incident_id}/{subject}",
+        sequence=numbered.alert_sequence,
+        type=kind,
+        severity=severity,
+        status=status,
+        project_id=key.project_id,
+        key=AlertKey(arn=key.key_arn, region=key.region, account_id=key.account_id, alias=key.alias_arn),
+        incident_id=incident.incident_id,
+        cause=AlertCause(
+            code=verdict.cause or incident.cause,
+            operation=verdict.operation,
+            aws_error_code=verdict.aws_error_code,
+            message=verdict.message,
+        ),
+        actor=None,
+        clusters=tuple(clusters),
+        remediation=AlertRemediation(
+            summary=remediation.summary,
+            commands=remediation.commands,
+            runbook=f"docs/alerts.md#{kind.replace('.', '').replace('_', '')}",
+        ),
+        occurred_at=occurred_at,
+        detected_at=detected_at,
+    )
+    return alert, numbered
+
+
+def sentence(alert: Alert) -> str:
+    """One alert in plain words, for a subscriber who reads mail and not JSON."""
+    names = ", ".join(f"{cluster.cluster_id} ({cluster.status})" for cluster in alert.clusters) or "none"
+    commands = "\n".join(f"  {command}" for command in alert.remediation.commands)
+    return (
+        f"[{alert.severity}] {alert.type} in project {alert.project_id}\n\n"
+        f"{alert.cause.message}\nKey: {alert.key.arn}\nClusters: {names}\n"
+        f"Since: {alert.occurred_at:%Y-%m-%d %H:%M:%S} UTC\n\n"
+        f"{alert.remediation.summary}\n{commands}\n\nIncident {alert.incident_id}"
+    )
+
+
+class Target(StrEnum):
+    """Where an outbox row goes. Each target is delivered to, and retried, by itself."""
+
+    TOPIC = "topic"
+    BUS = "bus"
+    WORKFLOW = "workflow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockRequest:
+    """The alert bus's `Cluster Lock Requested` or `Cluster Unlock Requested`."""
+
+    detail_type: str
+    project_id: str
+    cluster_id: str
+    incident_id: str
+    fence: int
+    reason: str
+    respond_by: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowStart:
+    """An execution to start; its name makes starting it twice harmless."""
+
+    workflow: WorkflowKind
+    name: str
+    project_id: str
+    key_id: str
+    incident_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxRow:
+    """Something that must leave the table, written in the transaction of the change that it tells of.
+
+    Exactly one of `alert`, `lock_request` and `workflow_start` is set. `delivered` are the targets that
+    have it; the row is sent when none is missing.
+    """
+
+    row_id: str
+    project_id: str
+    created_at: datetime
+    alert: Alert | None = None
+    lock_request: LockRequest | None = None
+    workflow_start: WorkflowStart | None = None
+    delivered: tuple[Target, ...] = ()
+    sent_at: datetime | None = None
+    version: int = 0
+
+    @property
+    def missing(self) -> tuple[Target, ...]:
+        """The targets that have not got it yet."""
+        if self.alert is not None:
+            wanted: tuple[Target, ...] = (Target.TOPIC, Target.BUS)
+        elif self.lock_request is not None:
+            wanted = (Target.BUS,)
+        else:
+            wanted = (Target.WORKFLOW,)
+        return tuple(target for target in wanted if target not in self.delivered)

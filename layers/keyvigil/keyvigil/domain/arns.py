@@ -1,0 +1,59 @@
+"""The ARNs that a customer hands in, taken apart and checked before anything else sees them."""
+
+import re
+from dataclasses import dataclass
+
+# Source: https://docs.aws.amazon.com/kms/latest/developerguide/concepts.html#key-id-key-ARN
+# `\Z`, not `$`: `$` lets a trailing newline pass.
+_KEY_ARN = re.compile(
+    r"arn:aws:kms:(?P<region>[a-z]{2}(?:-[a-z]+)+-\d{1,2}):(?P<account>\d{12}):"
+    r"(?:key/(?P<key>(?:mrk-[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))"
+    r"|(?P<alias>alias/[a-zA-Z0-9/_-]{1,250}))\Z",
+    re.ASCII,
+)
+# Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html (name and path characters)
+_ROLE_ARN = re.compile(
+    r"arn:aws:iam::(?P<account>\d{12}):role/(?:[\x21-\x7e]{1,510}/)?(?P<name>[\w+=,.@-]{1,64})\Z", re.ASCII
+)
+_QUEUE_ARN = re.compile(
+    r"arn:aws:sqs:(?P<region>[a-z]{2}(?:-[a-z]+)+-\d{1,2}):(?P<account>\d{12}):(?P<name>[\w-]{1,80}(?:\.fifo)?)\Z",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KmsArn:
+    """A KMS key ARN or alias ARN. Exactly one of `kms_key_id` and `alias_name` is set."""
+
+    arn: str
+    region: str
+    account_id: str
+    kms_key_id: str | None
+    alias_name: str | None
+
+    @property
+    def key_id(self) -> str:
+        """KeyVigil's id for the key: `<region>.<KMS key id>`."""
+        if self.kms_key_id is None:
+            message = f"{self.arn} names an alias, which has no key id before it is resolved"
+            raise ValueError(message)
+        return f"{self.region}.{self.kms_key_id}"
+
+
+def parse_kms_arn(text: str) -> KmsArn | None:
+    """Take a KMS key or alias ARN apart; None if it is neither."""
+    match = _KEY_ARN.match(text)
+    if match is None or match["alias"] == "alias/" or (match["alias"] or "").startswith("alias/aws/"):
+        return None
+    return KmsArn(text, match["region"], match["account"], match["key"], match["alias"])
+
+
+def role_account(text: str) -> str | None:
+    """The account of an IAM role ARN; None if it is not one."""
+    match = _ROLE_ARN.match(text)
+    return match["account"] if match else None
+
+
+def is_queue_arn(text: str) -> bool:
+    """Say whether this is the ARN of a standard or FIFO queue."""
+    return _QUEUE_ARN.match(text) is not None

@@ -1,0 +1,176 @@
+"""Registered keys: what is known about each, and when it is probed next."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from keyvigil.domain.verdicts import Verdict
+
+
+class KeyUse(StrEnum):
+    """What the key is used for, which decides the operations that a probe tries."""
+
+    CMEK = "cmek"
+    CSE = "cse"
+    SERVICE = "service"
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The KMS operations of one probe, in the order in which they are tried."""
+        basic = ("DescribeKey", "Encrypt", "Decrypt")
+        return (*basic, "GenerateDataKey") if self is KeyUse.CSE else basic
+
+
+class KeyStatus(StrEnum):
+    """What a key is after hysteresis: one reading proves nothing."""
+
+    HEALTHY = "HEALTHY"
+    SUSPECT = "SUSPECT"
+    UNHEALTHY = "UNHEALTHY"
+    RECOVERING = "RECOVERING"
+
+
+class Trigger(StrEnum):
+    """What made a probe happen."""
+
+    REGISTRATION = "registration"
+    SCHEDULE = "schedule"
+    EVENT = "event"
+    REQUEST = "request"
+    LOCKOUT = "lockout"
+    RECOVERY = "recovery"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """The ciphertext made at registration, which every probe decrypts: the old data must still open.
+
+    `checksum` (SHA-256, hex) tells a ciphertext that we damaged from one that KMS refuses.
+    """
+
+    ciphertext: bytes
+    checksum: str
+    context: Mapping[str, str]
+    made_at: datetime
+
+    @staticmethod
+    def of(ciphertext: bytes, context: Mapping[str, str], made_at: datetime) -> "Baseline":
+        """Keep a fresh ciphertext together with its checksum."""
+        checksum = hashlib.sha256(ciphertext).hexdigest()
+        return Baseline(ciphertext=ciphertext, checksum=checksum, context=context, made_at=made_at)
+
+    @property
+    def intact(self) -> bool:
+        """Whether the stored bytes are still those that KMS returned."""
+        return hashlib.sha256(self.ciphertext).hexdigest() == self.checksum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFacts:
+    """What DescribeKey said, as far as it was allowed to say anything."""
+
+    multi_region: bool = False
+    replica_regions: tuple[str, ...] = ()
+    deletion_date: datetime | None = None
+    material_expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """A key's status and the streaks behind it.
+
+    A streak is a number of counted probes in a row with the same answer. `counted_at` is when the last
+    probe that counted was made, `failing_since` when the running failing streak began. `confirmed` says
+    that the outage under way was confirmed; it stays true until recovery is proved.
+    """
+
+    status: KeyStatus = KeyStatus.HEALTHY
+    unknown_since: datetime | None = None
+    failing_streak: int = 0
+    definite_streak: int = 0
+    healthy_streak: int = 0
+    failing_since: datetime | None = None
+    counted_at: datetime | None = None
+    confirmed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A registered KMS key. `clusters` is a count; `pending_clusters` how many of them wait for the key.
+
+    `alert_sequence` numbers the alerts about this key, so that a reader can sort them.
+    """
+
+    project_id: str
+    key_id: str
+    key_arn: str
+    alias_arn: str | None
+    region: str
+    account_id: str
+    role_arn: str
+    external_id: str
+    use: KeyUse
+    baseline: Baseline
+    facts: KeyFacts
+    health: Health
+    verdict: Verdict
+    last_probed_at: datetime
+    last_trigger: Trigger
+    due_at: datetime
+    created_at: datetime
+    open_incident_id: str | None = None
+    clusters: int = 0
+    pending_clusters: int = 0
+    alert_sequence: int = 0
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """Everything a probe of a key that is not registered yet needs.
+
+    `context` is the encryption context of every probe of this key: constant, stored with the ciphertext,
+    and written so that the customer's auditor reads in CloudTrail who is testing and why.
+    """
+
+    project_id: str
+    key_arn: str
+    role_arn: str
+    external_id: str
+    use: KeyUse
+    context: Mapping[str, str] = field(default_factory=dict)
+
+
+def probe_context(project_id: str) -> dict[str, str]:
+    """The encryption context of a project's probes, which CloudTrail shows in plain text to the key's owner."""
+    return {"tested-by": "KeyVigil", "purpose": "availability-probe", "project": project_id}
+
+
+RECHECK_SECONDS = 60
+"""How soon a key that is not HEALTHY, or about which nothing is known, is looked at again."""
+
+
+def next_due(project_id: str, key_id: str, health: Health, interval_minutes: int, now: datetime) -> datetime:
+    """When a key is to be probed next, always on a whole minute, because sweeps run on whole minutes.
+
+    Healthy keys are spread evenly over their interval by a hash of their id, which no restart changes.
+    A key that is not HEALTHY, or is UNKNOWN, is due in the next minute.
+    """
+    minute = int(now.timestamp()) // 60
+    troubled = health.status is not KeyStatus.HEALTHY or health.unknown_since is not None
+    interval = 1 if troubled else interval_minutes
+    digest = hashlib.sha256(f"{project_id}/{key_id}".encode()).digest()
+    offset = int.from_bytes(digest[:8]) % interval
+    ahead = (offset - minute) % interval or interval
+    return datetime.fromtimestamp((minute + ahead) * 60, UTC)
+
+
+STALE_INTERVALS = 3
+"""A key not probed for this many of its intervals is stale (invariant 5)."""
+
+
+def is_stale(last_probed_at: datetime, interval_minutes: int, now: datetime) -> bool:
+    """Say whether a key went unprobed for too long."""
+    return now - last_probed_at > timedelta(minutes=STALE_INTERVALS * interval_minutes)

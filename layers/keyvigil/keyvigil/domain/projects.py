@@ -1,0 +1,63 @@
+"""Projects: one tenant each."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+MAX_KEYS_PER_PROJECT = 20
+MAX_CLUSTERS_PER_KEY = 200
+
+
+class Enforcement(StrEnum):
+    """Whether a confirmed outage locks clusters, or is only told."""
+
+    OBSERVE = "observe"
+    ENFORCE = "enforce"
+
+
+class Approval(StrEnum):
+    """Whether a lockout waits for a person."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """One tenant. `keys` is a count, kept in the transaction that registers or removes a key."""
+
+    project_id: str
+    name: str
+    enforcement: Enforcement
+    approval: Approval
+    check_interval_minutes: int
+    grace_minutes: int
+    probe_plan: str
+    external_id: str
+    alert_topic_arn: str
+    created_at: datetime
+    keys: int = 0
+    deleting: bool = False
+    version: int = 0
+
+
+class Protocol(StrEnum):
+    """How a subscriber is reached."""
+
+    SQS = "sqs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """Who gets a project's alerts, and which of them."""
+
+    project_id: str
+    subscription_id: str
+    protocol: Protocol
+    endpoint: str
+    min_severity: str
+    types: tuple[str, ...]
+    subscription_arn: str
+    status: str
+    created_at: datetime
+    version: int = 0

@@ -1,0 +1,65 @@
+"""The errors that KeyVigil raises itself: one family, few leaves, each caught only where something can be done."""
+
+
+class KeyVigilError(Exception):
+    """Base of every error that KeyVigil raises on purpose."""
+
+
+class NotFoundError(KeyVigilError):
+    """The project, key, cluster, incident or subscription does not exist."""
+
+
+class ConflictError(KeyVigilError):
+    """Another writer was faster: read again and decide again."""
+
+
+class AlreadyExistsError(KeyVigilError):
+    """Something with this id exists already."""
+
+
+class CheckerUnavailableError(KeyVigilError):
+    """`check_keys` did not answer, so nothing is known about the key."""
+
+
+class DeliveryError(KeyVigilError):
+    """A message did not reach one of its targets; it stays in the outbox and is sent again."""
+
+
+class SettingMissingError(KeyVigilError):
+    """An environment variable that the function needs is not set."""
+
+
+class RefusedError(KeyVigilError):
+    """A request is understood and refused, for a reason that the caller can act on.
+
+    Attributes:
+        status: HTTP status code of the refusal.
+        title: fixed words, the same for every refusal of this kind (contract.md, Errors).
+        detail: one or two sentences on what is wrong with this request and what to do.
+        cause: cause code of a refused key, else None.
+        commands: what mends it, ready to paste; empty if no single command does.
+        retry_after_seconds: when to ask again, where asking again can help.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        detail: str,
+        *,
+        cause: str | None = None,
+        summary: str | None = None,
+        commands: tuple[str, ...] = (),
+        in_the_way: tuple[str, ...] = (),
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        """Keep every part of the refusal for the edge to render."""
+        super().__init__(f"{title}: {detail}")
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.cause = cause
+        self.summary = summary
+        self.commands = commands
+        self.in_the_way = in_the_way
+        self.retry_after_seconds = retry_after_seconds

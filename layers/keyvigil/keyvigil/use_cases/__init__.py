@@ -1,0 +1,1 @@
+"""What KeyVigil does: one verb a module, ports in, domain inside."""

@@ -1,0 +1,231 @@
+"""Probe a registered key and take the verdict into its status, incident and outbox, in one transaction."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import assert_never
+
+from keyvigil.domain.alerts import AlertType, OutboxRow, WorkflowStart, make_alert
+from keyvigil.domain.clusters import ClusterStatus
+from keyvigil.domain.incidents import (
+    AffectedCluster,
+    Incident,
+    IncidentStatus,
+    TimelineEntry,
+    WorkflowKind,
+    affected,
+    ask_execution,
+    held_by,
+)
+from keyvigil.domain.keys import Key, KeyStatus, Trigger, next_due
+from keyvigil.domain.projects import Project
+from keyvigil.domain.status_machine import Change, is_confirmed, observe
+from keyvigil.domain.verdicts import Cause, Outcome, Verdict
+from keyvigil.errors import ConflictError, NotFoundError
+from keyvigil.ports import Clock, Ids, ProbeAnswer, Prober, Put, Store, Write
+from keyvigil.use_cases.retrying import until_committed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What a check found. `probed` is False if the key had been probed since the message was due.
+
+    `confirmed` says that the running failing streak proves an outage now: a workflow may act on it.
+    """
+
+    key: Key
+    probed: bool
+    confirmed: bool
+
+
+class CheckKey:
+    """Checks one key: probe, decide, commit; the same path for every trigger."""
+
+    def __init__(self, store: Store, prober: Prober, clock: Clock, ids: Ids, *, confirmation_probes: int) -> None:
+        """Keep the ports. `confirmation_probes` is the stack's ConfirmationProbes."""
+        self._store = store
+        self._prober = prober
+        self._clock = clock
+        self._ids = ids
+        self._probes = confirmation_probes
+
+    def __call__(
+        self, project_id: str, key_id: str, trigger: Trigger, *, due_at: datetime | None = None
+    ) -> CheckResult:
+        """Check a key now, unless it was probed since `due_at`.
+
+        Raises:
+            NotFoundError: the key is not registered (any more).
+            ConflictError: other writers were faster every time; nothing is lost, the key stays due.
+        """
+        key = self._store.key(project_id, key_id)
+        if key is None:
+            message = f"key {key_id} is not registered in project {project_id}"
+            raise NotFoundError(message)
+        if due_at is not None and key.last_probed_at >= due_at:
+            return self._result(key, probed=False)
+        answer = self._prober.probe(key)
+        key = until_committed(self._take, project_id, key_id, answer, trigger)
+        found_healthy = answer.verdict.outcome is Outcome.HEALTHY and key.health.status is KeyStatus.HEALTHY
+        if found_healthy and key.pending_clusters > 0:
+            key = self._activate_pending(key)
+        return self._result(key, probed=True)
+
+    def _result(self, key: Key, *, probed: bool) -> CheckResult:
+        confirmed, _ = is_confirmed(
+            key.health,
+            key.verdict.cause,
+            key.last_probed_at,
+            probes=self._probes,
+            deletion_date=key.facts.deletion_date,
+        )
+        return CheckResult(key=key, probed=probed, confirmed=confirmed and key.health.status is KeyStatus.UNHEALTHY)
+
+    def _take(self, project_id: str, key_id: str, answer: ProbeAnswer, trigger: Trigger) -> Key:
+        key, project = self._store.key(project_id, key_id), self._store.project(project_id)
+        if key is None or project is None:
+            message = f"key {key_id} was removed from project {project_id} while it was probed"
+            raise NotFoundError(message)
+        verdict = answer.verdict
+        facts = answer.facts or key.facts
+        decision = observe(key.health, verdict, probes=self._probes, deletion_date=facts.deletion_date)
+        newest = verdict.probed_at >= key.last_probed_at
+        after = replace(
+            key,
+            health=decision.health,
+            verdict=verdict if newest else key.verdict,
+            facts=facts if newest else key.facts,
+            last_probed_at=max(verdict.probed_at, key.last_probed_at),
+            last_trigger=trigger if newest else key.last_trigger,
+            due_at=next_due(project_id, key_id, decision.health, project.check_interval_minutes, self._clock.now()),
+        )
+        writes: list[Write] = []
+        if decision.change is not None:
+            after, writes = self._tell(after, project, verdict, decision.change, decision.reason)
+        self._store.commit([Put(after), *writes])
+        return replace(after, version=after.version + 1)
+
+    def _tell(
+        self, key: Key, project: Project, verdict: Verdict, change: Change, reason: str
+    ) -> tuple[Key, list[Write]]:
+        """The incident, its timeline and the outbox rows that go with a change of status."""
+        now = self._clock.now()
+        clusters = self._store.clusters_of_key(key.project_id, key.key_id)
+        incident = self._incident(key, verdict, change, now)
+        before = key
+        rows: list[OutboxRow] = []
+        alert_type: AlertType | None = None
+        workflow: WorkflowKind | None = None
+        match change:
+            case Change.SUSPECTED:
+                key = replace(key, open_incident_id=incident.incident_id)
+                incident = replace(incident, clusters=affected(clusters))
+                alert_type, workflow = AlertType.KEY_SUSPECT, WorkflowKind.LOCKOUT
+            case Change.CONFIRMED:
+                incident = replace(incident, confirmed_at=now, cause=verdict.cause or incident.cause)
+                alert_type = AlertType.KEY_UNHEALTHY
+            case Change.RECOVERY_BEGAN:
+                # A lockout that is still confirming goes on probing by itself and sees the recovery.
+                workflow = WorkflowKind.RECOVERY if key.health.confirmed else None
+            case Change.RELAPSED:
+                pass
+            case Change.RECOVERED:
+                incident = replace(incident, recovered_at=now)
+                if incident.status is not IncidentStatus.LOCKING and not held_by(incident, clusters):
+                    incident = replace(incident, status=IncidentStatus.RESOLVED, resolved_at=now)
+                    key = replace(key, open_incident_id=None)
+                alert_type = AlertType.KEY_RECOVERED
+            case _:
+                assert_never(change)
+        if alert_type is not None:
+            alert, key = make_alert(
+                alert_type,
+                alert_id=self._ids.ulid(),
+                key=key,
+                incident=incident,
+                clusters=_shown(incident, affected(clusters)),
+                occurred_at=incident.opened_at if change is not Change.RECOVERED else verdict.probed_at,
+                detected_at=now,
+            )
+            rows.append(OutboxRow(row_id=alert.alert_id, project_id=project.project_id, created_at=now, alert=alert))
+        if workflow is not None:
+            incident, name = ask_execution(incident, workflow, now)
+            start = WorkflowStart(
+                workflow=workflow,
+                name=name,
+                project_id=key.project_id,
+                key_id=key.key_id,
+                incident_id=incident.incident_id,
+            )
+            rows.append(
+                OutboxRow(
+                    row_id=self._ids.ulid(),
+                    project_id=project.project_id,
+                    created_at=now,
+                    workflow_start=start,
+                )
+            )
+        entry = TimelineEntry(
+            incident_id=incident.incident_id,
+            entry_id=self._ids.ulid(),
+            at=now,
+            what=_TIMELINE_WORD[change],
+            detail=f"{before.last_trigger} probe: {verdict.message} ({reason})",
+        )
+        return key, [Put(incident), Put(entry), *(Put(row) for row in rows)]
+
+    def _incident(self, key: Key, verdict: Verdict, change: Change, now: datetime) -> Incident:
+        if change is Change.SUSPECTED:
+            return Incident(
+                incident_id=self._ids.ulid(),
+                project_id=key.project_id,
+                key_id=key.key_id,
+                status=IncidentStatus.CONFIRMING,
+                cause=verdict.cause or Cause.UNCLASSIFIED,
+                opened_at=now,
+            )
+        incident = self._store.incident(key.project_id, key.open_incident_id or "")
+        if incident is None:
+            # The key names its incident in the transaction that writes both, so this is a torn read.
+            message = f"incident {key.open_incident_id} of key {key.key_id} is not there"
+            raise ConflictError(message)
+        return incident
+
+    def _activate_pending(self, key: Key) -> Key:
+        """Let in the clusters that waited for the key, each in a transaction with the key's status."""
+        for waiting in self._store.clusters_of_key(key.project_id, key.key_id):
+            if waiting.status is ClusterStatus.PENDING_KEY:
+                activated = until_committed(self._activate, key, waiting.cluster_id)
+                if activated is None:
+                    break
+                key = activated
+        return key
+
+    def _activate(self, key: Key, cluster_id: str) -> Key | None:
+        fresh, cluster = (
+            self._store.key(key.project_id, key.key_id),
+            self._store.cluster(key.project_id, cluster_id),
+        )
+        if fresh is None or fresh.health.status is not KeyStatus.HEALTHY:
+            return None
+        if cluster is None or cluster.deleted_at or cluster.status is not ClusterStatus.PENDING_KEY:
+            return fresh
+        now = self._clock.now()
+        after = replace(fresh, pending_clusters=max(0, fresh.pending_clusters - 1))
+        active = replace(cluster, status=ClusterStatus.ACTIVE, status_changed_at=now)
+        self._store.commit([Put(after), Put(active)])
+        return replace(after, version=after.version + 1)
+
+
+_TIMELINE_WORD = {
+    Change.SUSPECTED: "key.suspect",
+    Change.CONFIRMED: "key.unhealthy",
+    Change.RECOVERY_BEGAN: "key.recovering",
+    Change.RELAPSED: "key.relapsed",
+    Change.RECOVERED: "key.recovered",
+}
+
+
+def _shown(incident: Incident, now: tuple[AffectedCluster, ...]) -> tuple[AffectedCluster, ...]:
+    """The clusters that an alert lists: those of the incident, as they stand now."""
+    mine = {each.cluster_id for each in incident.clusters}
+    return tuple(each for each in now if not mine or each.cluster_id in mine)

@@ -1,0 +1,36 @@
+"""The minute's sweep: send the keys that are due to the check queue."""
+
+from dataclasses import dataclass
+
+from keyvigil.ports import CheckMessage, CheckQueue, Clock, Store, SweepRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResult:
+    """What a sweep did. `claimed` is False if another sweep has this minute."""
+
+    claimed: bool
+    keys_due: int
+    keys_sent: int
+
+
+class PlanSweep:
+    """Plans one sweep. Nothing is claimed but the minute: a key stays due until a probe's result is written."""
+
+    def __init__(self, store: Store, queue: CheckQueue, clock: Clock) -> None:
+        """Keep the ports."""
+        self._store = store
+        self._queue = queue
+        self._clock = clock
+
+    def __call__(self) -> SweepResult:
+        """Sweep this UTC minute, unless somebody did."""
+        now = self._clock.now()
+        minute = now.replace(second=0, microsecond=0)
+        if not self._store.claim_sweep(minute):
+            return SweepResult(claimed=False, keys_due=0, keys_sent=0)
+        due = self._store.due_keys(now)
+        messages = [CheckMessage(each.project_id, each.key_id, each.due_at) for each in due]
+        sent = self._queue.send(messages)
+        self._store.record_sweep(SweepRecord(at=minute, keys_due=len(due), keys_sent=sent))
+        return SweepResult(claimed=True, keys_due=len(due), keys_sent=sent)

@@ -1,0 +1,76 @@
+"""Deliver outbox rows: to the project's topic, the alert bus and the workflows, each target by itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from keyvigil.domain.alerts import OutboxRow, Target
+from keyvigil.errors import ConflictError, DeliveryError
+from keyvigil.ports import Clock, Notifier, Put, Store, Workflow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayResult:
+    """What became of the rows: how many are sent now, and which targets of which rows did not take theirs."""
+
+    sent: int
+    failures: tuple[tuple[str, Target, str], ...]
+
+
+class RelayOutbox:
+    """Delivers rows at least once. What fails stays unsent, and the reconciler asks for it again."""
+
+    def __init__(self, store: Store, notifier: Notifier, workflow: Workflow, clock: Clock) -> None:
+        """Keep the ports."""
+        self._store = store
+        self._notifier = notifier
+        self._workflow = workflow
+        self._clock = clock
+
+    def __call__(self, row_ids: Sequence[str]) -> RelayResult:
+        """Deliver what is missing of these rows. The row is read again first, so that a replay sends nothing twice."""
+        sent = 0
+        failures: list[tuple[str, Target, str]] = []
+        for row_id in row_ids:
+            row = self._store.outbox_row(row_id)
+            if row is None or row.sent_at is not None:
+                continue
+            delivered: list[Target] = []
+            for target in row.missing:
+                try:
+                    self._deliver(row, target)
+                    delivered.append(target)
+                except DeliveryError as error:
+                    failures.append((row_id, target, str(error)))
+            sent += self._mark(row, delivered)
+        return RelayResult(sent=sent, failures=tuple(failures))
+
+    def _mark(self, row: OutboxRow, delivered: Sequence[Target]) -> bool:
+        if not delivered:
+            return False
+        marked = replace(row, delivered=(*row.delivered, *delivered))
+        if not marked.missing:
+            marked = replace(marked, sent_at=self._clock.now())
+        try:
+            self._store.commit([Put(marked)])
+        except ConflictError:
+            # Another relay delivered the row at the same time: a duplicate, which at least once allows.
+            return False
+        return marked.sent_at is not None
+
+    def _deliver(self, row: OutboxRow, target: Target) -> None:
+        match target:
+            case Target.TOPIC:
+                project = self._store.project(row.project_id)
+                if row.alert is not None and project is not None:
+                    self._notifier.publish(project.alert_topic_arn, row.alert)
+            case Target.BUS:
+                if row.alert is not None:
+                    self._notifier.put_alert(row.alert)
+                if row.lock_request is not None:
+                    self._notifier.put_lock_request(row.lock_request)
+            case Target.WORKFLOW:
+                if row.workflow_start is not None:
+                    self._workflow.start(row.workflow_start)
+            case _:
+                assert_never(target)

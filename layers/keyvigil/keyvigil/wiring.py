@@ -1,0 +1,217 @@
+"""The composition root: which adapter stands behind which port, made once a sandbox. Importing it touches no AWS.
+
+Adapters are imported where they are used, so that a function loads only what it needs.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from keyvigil.settings import Settings
+
+if TYPE_CHECKING:
+    from keyvigil.ports import Clock, Ids, Prober, Store, Topics, Workflow
+    from keyvigil.use_cases.check_key import CheckKey
+    from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock, SettleLockout
+    from keyvigil.use_cases.plan_sweep import PlanSweep
+    from keyvigil.use_cases.read_fleet import ReadFleet
+    from keyvigil.use_cases.reconcile import Reconcile
+    from keyvigil.use_cases.record_lock_result import RecordLockResult
+    from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
+    from keyvigil.use_cases.relay_outbox import RelayOutbox
+    from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
+
+
+@cache
+def settings() -> Settings:
+    """The function's settings."""
+    return Settings.from_env()
+
+
+@cache
+def clock() -> "Clock":
+    """The machine's clock."""
+    from keyvigil.adapters.clock_and_ids import SystemClock
+
+    return SystemClock()
+
+
+@cache
+def ids() -> "Ids":
+    """Random identifiers."""
+    from keyvigil.adapters.clock_and_ids import RandomIds
+
+    return RandomIds()
+
+
+@cache
+def store() -> "Store":
+    """The table."""
+    from keyvigil.adapters.dynamodb_store import DynamoDbStore
+
+    return DynamoDbStore(settings().text("TABLE_NAME"), settings().region)
+
+
+@cache
+def prober() -> "Prober":
+    """The prober; only `check_keys` has the permissions that it needs."""
+    from keyvigil.adapters.kms_prober import KmsProber
+
+    return KmsProber(clock())
+
+
+@cache
+def workflow() -> "Workflow":
+    """Step Functions."""
+    from keyvigil.adapters.step_functions import StepFunctionsWorkflow
+
+    return StepFunctionsWorkflow(
+        settings().optional("LOCKOUT_STATE_MACHINE_ARN"), settings().optional("RECOVERY_STATE_MACHINE_ARN")
+    )
+
+
+def _probes() -> int:
+    return settings().number("CONFIRMATION_PROBES")
+
+
+@cache
+def check_key() -> "CheckKey":
+    """Check one key."""
+    from keyvigil.use_cases.check_key import CheckKey
+
+    return CheckKey(store(), prober(), clock(), ids(), confirmation_probes=_probes())
+
+
+@cache
+def plan_sweep() -> "PlanSweep":
+    """Plan the minute's sweep."""
+    from keyvigil.adapters.messaging import SqsCheckQueue
+    from keyvigil.use_cases.plan_sweep import PlanSweep
+
+    return PlanSweep(store(), SqsCheckQueue(settings().text("CHECK_QUEUE_URL")), clock())
+
+
+@cache
+def reconcile() -> "Reconcile":
+    """Mend what nobody is working on."""
+    from keyvigil.adapters.functions import InvokedOutboxRelay
+    from keyvigil.use_cases.lock_clusters import FailOverdueLock
+    from keyvigil.use_cases.reconcile import Reconcile
+
+    return Reconcile(
+        store(),
+        workflow(),
+        InvokedOutboxRelay(settings().text("RELAY_OUTBOX_FUNCTION_NAME")),
+        FailOverdueLock(store(), record_lock_result(), clock()),
+        settle_lockout(),
+        settle_recovery(),
+        clock(),
+        ids(),
+        confirmation_probes=_probes(),
+    )
+
+
+@cache
+def relay_outbox() -> "RelayOutbox":
+    """Deliver outbox rows."""
+    from keyvigil.adapters.messaging import AwsNotifier
+    from keyvigil.use_cases.relay_outbox import RelayOutbox
+
+    notifier = AwsNotifier(settings().text("ALERT_BUS_NAME"))
+    return RelayOutbox(store(), notifier, workflow(), clock())
+
+
+@cache
+def record_lock_result() -> "RecordLockResult":
+    """Take a control plane's answer."""
+    from keyvigil.use_cases.record_lock_result import RecordLockResult
+
+    return RecordLockResult(store(), workflow(), clock(), ids())
+
+
+@cache
+def decide_lockout() -> "DecideLockout":
+    """Decide whether to lock."""
+    from keyvigil.use_cases.lock_clusters import DecideLockout
+
+    return DecideLockout(store(), clock(), ids(), confirmation_probes=_probes())
+
+
+@cache
+def request_lock() -> "RequestLock":
+    """Ask for a lock or an unlock."""
+    from keyvigil.use_cases.lock_clusters import RequestLock
+
+    return RequestLock(store(), workflow(), record_lock_result(), clock(), ids())
+
+
+@cache
+def settle_lockout() -> "SettleLockout":
+    """End a lockout."""
+    from keyvigil.use_cases.lock_clusters import SettleLockout
+
+    return SettleLockout(store(), clock(), ids())
+
+
+@cache
+def decide_recovery() -> "DecideRecovery":
+    """Decide whether to unlock."""
+    from keyvigil.use_cases.unlock_clusters import DecideRecovery
+
+    return DecideRecovery(store(), clock(), ids())
+
+
+@cache
+def settle_recovery() -> "SettleRecovery":
+    """End a recovery."""
+    from keyvigil.use_cases.unlock_clusters import SettleRecovery
+
+    return SettleRecovery(store(), clock(), ids())
+
+
+@cache
+def _topics() -> "Topics":
+    from keyvigil.adapters.messaging import SnsTopics
+
+    stack = settings().text("STACK_NAME")
+    return SnsTopics(settings().text("TOPIC_PREFIX"), {"keyvigil:stack": stack})
+
+
+@cache
+def projects() -> "Projects":
+    """The registry's projects."""
+    from keyvigil.use_cases.registry import Projects
+
+    return Projects(store(), _topics(), clock(), ids())
+
+
+@cache
+def keys() -> "Keys":
+    """The registry's keys."""
+    from keyvigil.adapters.functions import InvokedKeyChecker
+    from keyvigil.use_cases.registry import Keys
+
+    return Keys(store(), InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME")), clock())
+
+
+@cache
+def clusters() -> "Clusters":
+    """The registry's clusters."""
+    from keyvigil.use_cases.registry import Clusters
+
+    return Clusters(store(), clock())
+
+
+@cache
+def subscriptions() -> "Subscriptions":
+    """The registry's subscriptions."""
+    from keyvigil.use_cases.registry import Subscriptions
+
+    return Subscriptions(store(), _topics(), clock(), ids())
+
+
+@cache
+def read_fleet() -> "ReadFleet":
+    """The state of everything under watch."""
+    from keyvigil.use_cases.read_fleet import ReadFleet
+
+    return ReadFleet(store(), clock())

@@ -1,0 +1,128 @@
+"""House rules of the template: each returns what breaks it in the rendered template, one line each."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tests.infra.source_template import Resources, Template
+
+
+def _of_type(template: Template, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for logical_id, resource in template["Resources"].items():
+        if resource["Type"] == kind:
+            yield logical_id, resource.get("Properties", {})
+
+
+def _target(value: object) -> str | None:
+    """Return the logical id that a Ref or a GetAtt points at."""
+    match value:
+        case {"Ref": str(logical_id)}:
+            return logical_id
+        case {"Fn::GetAtt": [str(logical_id), _]}:
+            return logical_id
+        case {"Fn::GetAtt": str(attribute)}:
+            return attribute.partition(".")[0]
+        case _:
+            return None
+
+
+def runtime_problems(template: Template) -> list[str]:
+    """Functions run on the Python that the byte code is made for, and on the cheaper architecture."""
+    return [
+        f"{logical_id}: {properties.get('Runtime')} on {properties.get('Architectures')}"
+        for logical_id, properties in _of_type(template, "AWS::Lambda::Function")
+        if (properties.get("Runtime"), properties.get("Architectures")) != ("python3.13", ["arm64"])
+    ]
+
+
+def log_group_problems(template: Template, written: Resources) -> list[str]:
+    """Each function has a log group of its own that forgets, written next to it in the template.
+
+    Without one Lambda makes a group that keeps everything for ever.
+    """
+    groups = dict(_of_type(template, "AWS::Logs::LogGroup"))
+    order = list(written)
+    problems = []
+    for function, properties in _of_type(template, "AWS::Lambda::Function"):
+        group = _target(properties.get("LoggingConfig", {}).get("LogGroup"))
+        if group is None or group not in groups:
+            problems.append(f"{function}: LoggingConfig names no log group of the template")
+        elif "RetentionInDays" not in groups[group]:
+            problems.append(f"{group}: keeps logs for ever")
+        elif abs(order.index(group) - order.index(function)) != 1:
+            problems.append(f"{group}: does not stand beside {function}")
+    return problems
+
+
+def _statements(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict) and {"Effect", "Action"} <= value.keys():
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _statements(item)
+
+
+def wildcard_action_problems(template: Template) -> list[str]:
+    """No policy allows an action that it does not name in full."""
+    problems = []
+    for logical_id, resource in template["Resources"].items():
+        for statement in _statements(resource.get("Properties", {})):
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            problems += [
+                f"{logical_id}: allows {action}"
+                for action in actions
+                if statement["Effect"] == "Allow"
+                and "*" in action
+                and not _is_key_of_account(resource, statement)
+            ]
+    return problems
+
+
+def _is_key_of_account(resource: dict[str, Any], statement: dict[str, Any]) -> bool:
+    """Say whether this is the statement without which a KMS key can become unmanageable.
+
+    It hands the key's permissions over to the account's IAM policies.
+    https://docs.aws.amazon.com/kms/latest/developerguide/key-policy-default.html
+    """
+    return resource["Type"] == "AWS::KMS::Key" and ":root" in str(statement.get("Principal"))
+
+
+def route_problems(template: Template) -> list[str]:
+    """Every route of the API asks for a signature: IAM on the path is what keeps tenants apart."""
+    routes = list(_of_type(template, "AWS::ApiGatewayV2::Route"))
+    if not routes:
+        return ["the API has no routes"]
+    return [
+        f"{logical_id}: {route.get('RouteKey')} is authorized by {route.get('AuthorizationType')}"
+        for logical_id, route in routes
+        if route.get("AuthorizationType") != "AWS_IAM"
+    ]
+
+
+def check_queue_problems(template: Template) -> list[str]:
+    """What `check_keys` cannot work off ends in a dead-letter queue, not in nothing."""
+    queues = dict(_of_type(template, "AWS::SQS::Queue"))
+    sources = [
+        _target(mapping.get("EventSourceArn"))
+        for _, mapping in _of_type(template, "AWS::Lambda::EventSourceMapping")
+        if _target(mapping.get("FunctionName")) == "CheckKeysFunction"
+    ]
+    feeding = [source for source in sources if source in queues]
+    if not feeding:
+        return ["no queue feeds CheckKeysFunction"]
+    return [f"{queue}: has no RedrivePolicy" for queue in feeding if "RedrivePolicy" not in queues[queue]]
+
+
+def table_problems(template: Template) -> list[str]:
+    """Tables can be restored to any second, cost what they are used, and forget what has expired."""
+    tables = list(_of_type(template, "AWS::DynamoDB::Table"))
+    if not tables:
+        return ["there is no table"]
+    problems = []
+    for logical_id, table in tables:
+        if table.get("BillingMode") != "PAY_PER_REQUEST":
+            problems.append(f"{logical_id}: BillingMode is {table.get('BillingMode')}")
+        if table.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled") is not True:
+            problems.append(f"{logical_id}: has no point-in-time recovery")
+        if table.get("TimeToLiveSpecification", {}).get("Enabled") is not True:
+            problems.append(f"{logical_id}: has no time to live")
+    return problems
