@@ -117,9 +117,7 @@ class ApiClient:
             if not token:
                 return
 
-    def post(
-        self, *segments: str, body: JsonObject | None = None, idempotency_key: str | None = None
-    ) -> JsonObject:
+    def post(self, *segments: str, body: JsonObject | None = None, idempotency_key: str | None = None) -> JsonObject:
         """POST; with an idempotency key, posting the same again answers with what is there."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self.request("POST", path_of(*segments), body=body or {}, headers=headers)
@@ -176,8 +174,6 @@ class ApiClient:
             message = f"{method} {url} answered {response.status} with something that is not JSON"
             raise ApiUnreachableError(message) from error
         if not isinstance(answer, dict):
-            message = (
-                f"{method} {url} answered with a JSON {type(answer).__name__} where an object was expected"
-            )
+            message = f"{method} {url} answered with a JSON {type(answer).__name__} where an object was expected"
             raise ApiUnreachableError(message)
         return answer

@@ -114,9 +114,9 @@ class ControlPlane:
         self._bus = alert_bus_name
         self._sqs = session.client("sqs")
         self._events = session.client("events")
-        self._url = self._sqs.create_queue(
-            QueueName=name, Attributes={"VisibilityTimeout": str(_VISIBILITY_SECONDS)}
-        )["QueueUrl"]
+        self._url = self._sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": str(_VISIBILITY_SECONDS)})[
+            "QueueUrl"
+        ]
         self._connect_queue_to_bus(project_id)
         self._ending = threading.Event()
         self._failure: BaseException | None = None
@@ -191,9 +191,7 @@ class ControlPlane:
             QueueUrl=self._url,
             Attributes={"Policy": json.dumps({"Version": "2012-10-17", "Statement": [statement]})},
         )
-        self._events.put_targets(
-            Rule=self._name, EventBusName=self._bus, Targets=[{"Id": "queue", "Arn": queue_arn}]
-        )
+        self._events.put_targets(Rule=self._name, EventBusName=self._bus, Targets=[{"Id": "queue", "Arn": queue_arn}])
 
     def _work(self) -> None:
         try:
@@ -212,10 +210,7 @@ class ControlPlane:
         except ApiUnreachableError:
             return  # the message comes again
         except ApiProblemError as problem:
-            if (
-                problem.status < HTTPStatus.INTERNAL_SERVER_ERROR
-                and problem.status != HTTPStatus.TOO_MANY_REQUESTS
-            ):
+            if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR and problem.status != HTTPStatus.TOO_MANY_REQUESTS:
                 raise
             return
         self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=receipt_handle)

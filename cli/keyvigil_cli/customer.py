@@ -38,9 +38,7 @@ class CustomerAccount:
         self._iam = session.client("iam")
         self._keys_of_role: dict[str, list[str]] = {}
 
-    def onboard(
-        self, monitor_role_arn: str, external_id: str, *, role_name: str = ROLE_NAME
-    ) -> RegistrableKey:
+    def onboard(self, monitor_role_arn: str, external_id: str, *, role_name: str = ROLE_NAME) -> RegistrableKey:
         """Create a role that trusts KeyVigil and one key that this role may use."""
         role_arn = self.create_role(monitor_role_arn, external_id, role_name=role_name)
         return self.create_key(role_arn)
@@ -94,9 +92,7 @@ class CustomerAccount:
 
     def deny(self, key: RegistrableKey, *actions: str) -> None:
         """Deny the role some actions (``kms:Decrypt``) by the key's policy; without any, nothing again."""
-        self._kms_of(key).put_key_policy(
-            KeyId=key.key_arn, Policy=self._key_policy(key.role_name, denied=actions)
-        )
+        self._kms_of(key).put_key_policy(KeyId=key.key_arn, Policy=self._key_policy(key.role_name, denied=actions))
 
     def _kms_of(self, key: RegistrableKey) -> "KMSClient":
         return self._session.client("kms", region_name=key.key_arn.split(":")[3])

@@ -94,9 +94,7 @@ class Story:
             step.outcome = f"its ExternalId is {project.external_id}"
         return project
 
-    def set_up_customer(
-        self, outputs: StackOutputs, project: Project
-    ) -> tuple[CustomerAccount, RegistrableKey]:
+    def set_up_customer(self, outputs: StackOutputs, project: Project) -> tuple[CustomerAccount, RegistrableKey]:
         """Create key and role in the customer's account."""
         with self._teller.step(f"the customer's account {CUSTOMER_ACCOUNT} creates a key and a role") as step:
             customer = CustomerAccount(self._cloud.session(CUSTOMER_ACCOUNT), CUSTOMER_ACCOUNT)
@@ -124,9 +122,7 @@ class Story:
     def run_control_plane(self, api: ApiClient, outputs: StackOutputs) -> ControlPlane:
         """Start the control plane that answers lock requests."""
         with self._teller.step("a small control plane starts to listen for lock requests") as step:
-            control_plane = ControlPlane(
-                self._cloud.session(), api, outputs["AlertBusName"], name="demo-control-plane"
-            )
+            control_plane = ControlPlane(self._cloud.session(), api, outputs["AlertBusName"], name="demo-control-plane")
             self._running.enter_context(control_plane)
             step.outcome = f"on bus {outputs['AlertBusName']}"
         return control_plane
@@ -140,9 +136,7 @@ class Story:
             }
             for cluster_id, cluster in states.items():
                 _expect(f"cluster {cluster_id}", "ACTIVE", cluster["status"])
-            step.outcome = (
-                f"{VECTORS} (locked by the control plane), {ANALYTICS} (in the registry only): ACTIVE"
-            )
+            step.outcome = f"{VECTORS} (locked by the control plane), {ANALYTICS} (in the registry only): ACTIVE"
 
     def see_a_sweep_find_it_healthy(self, project: Project, key_id: str) -> None:
         """Wait for the scheduler's own sweep."""
@@ -204,9 +198,7 @@ class Story:
     def see_the_recovery_proved(self, project: Project, key_id: str) -> None:
         """Wait until a sweep has seen the key work and the recovery probes have proved it."""
         with self._teller.step("a sweep sees it work, further probes prove it") as step:
-            step.outcome = str(
-                project.wait_for_key_status(key_id, "HEALTHY", within=2 * SWEEP_SECONDS)["status"]
-            )
+            step.outcome = str(project.wait_for_key_status(key_id, "HEALTHY", within=2 * SWEEP_SECONDS)["status"])
 
     def see_the_incident_resolved(self, project: Project, incident_id: str) -> JsonObject:
         """Wait until the incident is over."""
@@ -227,9 +219,7 @@ class Story:
         opened = datetime.fromisoformat(incident["opened_at"])
         for entry in incident["timeline"]:
             after = (datetime.fromisoformat(entry["at"]) - opened).total_seconds()
-            table.add_row(
-                _clock(entry["at"]), f"{after:.1f} s", entry["what"], str(entry.get("detail") or "")
-            )
+            table.add_row(_clock(entry["at"]), f"{after:.1f} s", entry["what"], str(entry.get("detail") or ""))
         self._teller.console.print(table)
 
 

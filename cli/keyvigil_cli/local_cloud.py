@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +48,8 @@ _START_SECONDS = 60
 _START_ATTEMPTS = 3
 _KEPT_RUNS = 5
 _LOG_LINES = 5000
+# What powertools writes when all is well: an INFO line, or a line of metrics.
+_ROUTINE = ('"level":"INFO"', '"CloudWatchMetrics"')
 _PLATFORM_LINES = ("START RequestId", "END RequestId", "REPORT RequestId")
 _ARTIFACT_BUCKET = "keyvigil-local-artifacts"
 # The emulator takes an access key id of twelve digits as that account's root user and checks no secret then.
@@ -196,16 +199,27 @@ class LocalCloud:
         """Return the last lines of the emulator's log."""
         return tail_of(self.log, lines)
 
+    @property
+    def function_log(self) -> Path:
+        """Where :meth:`save_function_logs` writes to."""
+        return self.directory / "functions.log"
+
+    def troubles(self, lines: int = 40) -> str:
+        """Save the functions' logs, and return the last lines in which something is not as it should be."""
+        saved = self.save_function_logs().read_text(encoding="utf-8").splitlines()
+        worth_reading = [line for line in saved if not any(mark in line for mark in _ROUTINE)]
+        return "\n".join(worth_reading[-lines:])
+
     def save_function_logs(self) -> Path:
         """Write what the functions and workflows have logged beside the other logs; return the file.
 
         It is for people who look for the reason of a failure, so it does not fail itself: what could not be
         read is said in the file.
         """
-        path = self.directory / "functions.log"
+        path = self.function_log
         with path.open("w", encoding="utf-8") as file:
             try:
-                for line in (*sorted(_log_lines(self.session())), *_failed_executions(self.session())):
+                for line in (*_log_lines(self.session()), *_failed_executions(self.session())):
                     file.write(line + "\n")
             except (BotoCoreError, ClientError) as error:
                 file.write(f"the rest could not be read: {error}\n")
@@ -237,9 +251,7 @@ class LocalCloud:
 
     def _emulator_environ(self) -> dict[str, str]:
         """Build the emulator's whole environment, which its functions inherit: nothing of the caller's."""
-        passed_on = {
-            name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ
-        }
+        passed_on = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
         return {
             **passed_on,
             "BIND_HOST": LOOPBACK,
@@ -380,9 +392,7 @@ class LocalCloud:
         sam.build()
         s3 = self.session().client("s3")
         with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
-            s3.create_bucket(
-                Bucket=_ARTIFACT_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
-            )
+            s3.create_bucket(Bucket=_ARTIFACT_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         sam.deploy(STACK_NAME, region=REGION, bucket=_ARTIFACT_BUCKET, parameters=parameters or {})
         return self.outputs()
 
@@ -405,19 +415,24 @@ def _failed_executions(session: boto3.Session) -> Iterator[str]:
                     yield f"{execution['name']} of {machine['name']}: {execution['status']} {why}".rstrip()
 
 
-def _log_lines(session: boto3.Session) -> Iterator[str]:
+def _log_lines(session: boto3.Session) -> list[str]:
     logs = session.client("logs")
+    lines: list[tuple[int, str]] = []
     for page in logs.get_paginator("describe_log_groups").paginate():
         for group in page["logGroups"]:
+            name = group["logGroupName"]
             events = logs.get_paginator("filter_log_events").paginate(
-                logGroupName=group["logGroupName"], PaginationConfig={"MaxItems": _LOG_LINES}
+                logGroupName=name, PaginationConfig={"MaxItems": _LOG_LINES}
             )
-            for events_page in events:
-                for event in events_page["events"]:
-                    if not event["message"].startswith(_PLATFORM_LINES):
-                        at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
-                        words = event["message"].rstrip()
-                        yield f"{at.isoformat(timespec='milliseconds')} {group['logGroupName']} {words}"
+            lines.extend(
+                (event["timestamp"], f"{name.rpartition('/')[2]} {event['message'].rstrip()}")
+                for events_page in events
+                for event in events_page["events"]
+                if not event["message"].startswith(_PLATFORM_LINES)
+            )
+    # Sorted by time only: what was logged in one millisecond, a traceback say, stays in its order.
+    lines.sort(key=itemgetter(0))
+    return [f"{datetime.fromtimestamp(at / 1000, UTC):%H:%M:%S.%f} {words}" for at, words in lines]
 
 
 def root_credentials(account_id: str) -> Credentials:

@@ -86,9 +86,7 @@ class OwnedProcess:
     def name(self) -> str:
         """Program and first argument, for messages."""
         arguments = self._process.args
-        return (
-            " ".join(Path(str(word)).name for word in arguments[:2]) if isinstance(arguments, list) else "it"
-        )
+        return " ".join(Path(str(word)).name for word in arguments[:2]) if isinstance(arguments, list) else "it"
 
 
 def run_program(

@@ -97,14 +97,10 @@ class Project:
             lambda: {cluster_id: self.cluster(cluster_id) for cluster_id in cluster_ids},
             lambda clusters: all(cluster["status"] == status for cluster in clusters.values()),
             within=within,
-            show=lambda clusters: ", ".join(
-                f"{name} {cluster['status']}" for name, cluster in clusters.items()
-            ),
+            show=lambda clusters: ", ".join(f"{name} {cluster['status']}" for name, cluster in clusters.items()),
         )
 
-    def wait_for_incident(
-        self, incident_id: str, *statuses: str, within: float = WORKFLOW_SECONDS
-    ) -> JsonObject:
+    def wait_for_incident(self, incident_id: str, *statuses: str, within: float = WORKFLOW_SECONDS) -> JsonObject:
         """Wait until the incident's status is one of these."""
         return wait_until(
             f"incident {incident_id} to be {' or '.join(statuses)}",

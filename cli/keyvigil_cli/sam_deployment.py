@@ -109,9 +109,7 @@ class SamDeployment:
 
     def _environ(self) -> dict[str, str]:
         """Take the caller's environment, which pip may need, without what would lead to a real account."""
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAM_CLI_"))
-        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAM_CLI_"))}
         return {
             **kept,
             **self._aws_environ,

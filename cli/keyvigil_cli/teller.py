@@ -50,9 +50,7 @@ class Teller:
                 yield step
             succeeded = True
         finally:
-            self._tell_end(
-                words, step.outcome if succeeded else "", time.monotonic() - began, succeeded=succeeded
-            )
+            self._tell_end(words, step.outcome if succeeded else "", time.monotonic() - began, succeeded=succeeded)
 
     @contextmanager
     def _spinning(self, words: str) -> Iterator[None]:

@@ -15,7 +15,6 @@ from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.control_plane import Answer, ControlPlane, obedient
 from keyvigil_cli.customer import CustomerAccount, RegistrableKey
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, LocalCloud, StackOutputs
-from keyvigil_cli.owned_process import tail_of
 from keyvigil_cli.project import Project
 
 _HERE = Path(__file__).parent
@@ -63,9 +62,9 @@ def pytest_runtest_makereport(
     report = yield
     cloud = item.config.stash.get(_CLOUD, None)
     if report.failed and cloud is not None:
-        functions = cloud.save_function_logs()
+        troubles = cloud.troubles()
         report.sections.append(("logs", "\n".join(str(path) for path in cloud.logs())))
-        report.sections.append(("the functions' logs, last lines", tail_of(functions)))
+        report.sections.append(("what the functions complained about last", troubles))
         report.sections.append(("the local cloud's log, last lines", cloud.log_tail()))
     return report
 
@@ -119,16 +118,12 @@ def customer(cloud: LocalCloud) -> CustomerFactory:
 
 
 @pytest.fixture
-def watched_key(
-    stack: StackOutputs, customer: CustomerFactory, unique_name: Callable[[], str]
-) -> WatchedKeyFactory:
+def watched_key(stack: StackOutputs, customer: CustomerFactory, unique_name: Callable[[], str]) -> WatchedKeyFactory:
     """``watched_key(project, account_id=...)``: a key with a role of its own, registered and HEALTHY."""
 
     def register(project: Project, account_id: str = CUSTOMER_ACCOUNT, use: str = "cmek") -> WatchedKey:
         owner = customer(account_id)
-        key = owner.onboard(
-            stack["MonitorRoleArn"], project.external_id, role_name=f"keyvigil-{unique_name()}"
-        )
+        key = owner.onboard(stack["MonitorRoleArn"], project.external_id, role_name=f"keyvigil-{unique_name()}")
         registered = project.register_key(key, use=use)
         assert registered["status"] == "HEALTHY"
         return WatchedKey(project, owner, key, registered["key_id"], registered)

@@ -70,9 +70,7 @@ def wildcard_action_problems(template: Template) -> list[str]:
             problems += [
                 f"{logical_id}: allows {action}"
                 for action in actions
-                if statement["Effect"] == "Allow"
-                and "*" in action
-                and not _is_key_of_account(resource, statement)
+                if statement["Effect"] == "Allow" and "*" in action and not _is_key_of_account(resource, statement)
             ]
     return problems
 
@@ -98,8 +96,33 @@ def route_problems(template: Template) -> list[str]:
     ]
 
 
+def _dead_letter_targets(value: Any) -> Iterator[str | None]:
+    """Yield what dead letters are sent to: by queues, schedules, rules, event sources and asynchronous calls."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in {"deadLetterTargetArn", "Destination"}:
+                yield _target(item)
+            elif key == "DeadLetterConfig":
+                yield _target(item.get("Arn"))
+            else:
+                yield from _dead_letter_targets(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _dead_letter_targets(item)
+
+
+def dead_letter_problems(template: Template) -> list[str]:
+    """A queue has a dead-letter queue or is one: what cannot be worked off never ends in nothing."""
+    dead_letter_queues = set(_dead_letter_targets(template["Resources"]))
+    return [
+        f"{logical_id}: neither has a dead-letter queue nor is one"
+        for logical_id, queue in _of_type(template, "AWS::SQS::Queue")
+        if "RedrivePolicy" not in queue and logical_id not in dead_letter_queues
+    ]
+
+
 def check_queue_problems(template: Template) -> list[str]:
-    """What `check_keys` cannot work off ends in a dead-letter queue, not in nothing."""
+    """`check_keys` is fed by a queue, which keeps what it could not work off."""
     queues = dict(_of_type(template, "AWS::SQS::Queue"))
     sources = [
         _target(mapping.get("EventSourceArn"))

@@ -96,9 +96,7 @@ def test_the_rules_accept_a_good_machine() -> None:
     ("mutate", "problem"),
     [
         pytest.param(lambda m: m.update(StartAt="Gone"), "StartAt: there is no state Gone", id="start"),
-        pytest.param(
-            lambda m: m["States"]["Record"].update(Next="Gone"), "Record: there is no state Gone", id="next"
-        ),
+        pytest.param(lambda m: m["States"]["Record"].update(Next="Gone"), "Record: there is no state Gone", id="next"),
         pytest.param(
             lambda m: m["States"]["AllLocked"].update(Default="Gone"),
             "AllLocked: there is no state Gone",
@@ -125,9 +123,7 @@ def test_the_rules_accept_a_good_machine() -> None:
             "AllLocked: a Choice without Default",
             id="no-default",
         ),
-        pytest.param(
-            lambda m: m["States"]["Record"].pop("Next"), "Record: needs either Next or End", id="no-end"
-        ),
+        pytest.param(lambda m: m["States"]["Record"].pop("Next"), "Record: needs either Next or End", id="no-end"),
         pytest.param(
             lambda m: m["States"].update(Lonely={"Type": "Succeed"}),
             "Lonely: nothing leads here",
@@ -139,15 +135,11 @@ def test_the_rules_accept_a_good_machine() -> None:
             id="no-time-out",
         ),
         pytest.param(
-            lambda m: m["States"]["LockClusters"]["ItemProcessor"]["States"]["LockCluster"].pop(
-                "TimeoutSeconds"
-            ),
+            lambda m: m["States"]["LockClusters"]["ItemProcessor"]["States"]["LockCluster"].pop("TimeoutSeconds"),
             "LockClusters/LockCluster: a Task without TimeoutSeconds",
             id="no-time-out-in-a-map",
         ),
-        pytest.param(
-            lambda m: m["States"]["Record"].pop("Retry"), "Record: a Task needs a Retry", id="no-retry"
-        ),
+        pytest.param(lambda m: m["States"]["Record"].pop("Retry"), "Record: a Task needs a Retry", id="no-retry"),
         pytest.param(
             lambda m: m["States"]["Record"]["Retry"][0].update(ErrorEquals=["States.ALL"]),
             "Record: Retry on States.ALL is too broad",
@@ -158,12 +150,8 @@ def test_the_rules_accept_a_good_machine() -> None:
             "Record: a Task needs a Catch for States.ALL",
             id="narrow-catch",
         ),
-        pytest.param(
-            lambda m: m["States"]["Failed"].pop("Cause"), "Failed: a Fail needs Cause", id="mute-fail"
-        ),
-        pytest.param(
-            lambda m: m.pop("QueryLanguage"), "QueryLanguage of the state machine", id="no-language"
-        ),
+        pytest.param(lambda m: m["States"]["Failed"].pop("Cause"), "Failed: a Fail needs Cause", id="mute-fail"),
+        pytest.param(lambda m: m.pop("QueryLanguage"), "QueryLanguage of the state machine", id="no-language"),
         pytest.param(
             lambda m: m["States"]["Done"].update(QueryLanguage="JSONPath"),
             "Done: QueryLanguage is not JSONata",

@@ -14,9 +14,7 @@ from tests.infra.source_template import SourceTemplate, Template
 type Properties = dict[str, Any]
 
 
-def test_the_rendered_template_is_the_agreed_one(
-    rendered_template: Template, snapshot: SnapshotAssertion
-) -> None:
+def test_the_rendered_template_is_the_agreed_one(rendered_template: Template, snapshot: SnapshotAssertion) -> None:
     # `make snapshot` accepts a change; its diff is part of the review.
     assert rendered_template == snapshot(extension_class=JSONSnapshotExtension)
 
@@ -30,9 +28,7 @@ def test_no_function_chooses_another_runtime(rendered_template: Template) -> Non
     assert template_rules.runtime_problems(rendered_template) == []
 
 
-def test_each_function_has_a_log_group_beside_it(
-    rendered_template: Template, source_template: SourceTemplate
-) -> None:
+def test_each_function_has_a_log_group_beside_it(rendered_template: Template, source_template: SourceTemplate) -> None:
     assert template_rules.log_group_problems(rendered_template, source_template.resources) == []
 
 
@@ -48,6 +44,10 @@ def test_the_queue_that_feeds_check_keys_has_a_dead_letter_queue(rendered_templa
     assert template_rules.check_queue_problems(rendered_template) == []
 
 
+def test_every_queue_has_a_dead_letter_queue_or_is_one(rendered_template: Template) -> None:
+    assert template_rules.dead_letter_problems(rendered_template) == []
+
+
 def test_tables_are_restorable_on_demand_and_forget(rendered_template: Template) -> None:
     assert template_rules.table_problems(rendered_template) == []
 
@@ -56,9 +56,7 @@ def test_tables_are_restorable_on_demand_and_forget(rendered_template: Template)
 
 
 def _first(template: Template, kind: str) -> Properties:
-    return next(
-        resource["Properties"] for resource in template["Resources"].values() if resource["Type"] == kind
-    )
+    return next(resource["Properties"] for resource in template["Resources"].values() if resource["Type"] == kind)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +82,7 @@ def _first(template: Template, kind: str) -> Properties:
                     {
                         "PolicyName": "broad",
                         "PolicyDocument": {
-                            "Statement": [
-                                {"Effect": "Allow", "Action": ["kms:Decrypt", "sqs:*"], "Resource": "*"}
-                            ]
+                            "Statement": [{"Effect": "Allow", "Action": ["kms:Decrypt", "sqs:*"], "Resource": "*"}]
                         },
                     }
                 ]
@@ -136,6 +132,13 @@ def test_a_check_queue_without_a_dead_letter_queue_is_found(rendered_template: T
         if resource["Type"] == "AWS::SQS::Queue":
             resource.get("Properties", {}).pop("RedrivePolicy", None)
     assert len(template_rules.check_queue_problems(template)) == 1
+    assert template_rules.dead_letter_problems(template)
+
+
+def test_a_queue_that_nothing_catches_is_found(rendered_template: Template) -> None:
+    template = copy.deepcopy(rendered_template)
+    template["Resources"]["Lonely"] = {"Type": "AWS::SQS::Queue"}
+    assert template_rules.dead_letter_problems(template) == ["Lonely: neither has a dead-letter queue nor is one"]
 
 
 def test_a_log_group_that_keeps_everything_is_found(
@@ -147,9 +150,7 @@ def test_a_log_group_that_keeps_everything_is_found(
     assert len(template_rules.log_group_problems(template, source_template.resources)) == 1
 
 
-def test_a_function_without_a_log_group_is_found(
-    rendered_template: Template, source_template: SourceTemplate
-) -> None:
+def test_a_function_without_a_log_group_is_found(rendered_template: Template, source_template: SourceTemplate) -> None:
     template = copy.deepcopy(rendered_template)
     _first(template, "AWS::Lambda::Function").pop("LoggingConfig")
     assert len(template_rules.log_group_problems(template, source_template.resources)) == 1

@@ -126,9 +126,7 @@ def test_an_empty_answer_is_an_empty_object(serve: Callable[..., Server]) -> Non
 
 
 def test_all_pages_of_a_list_are_read(serve: Callable[..., Server]) -> None:
-    server = serve(
-        answer({"items": [{"n": 1}], "next_token": "t"}), answer({"items": [{"n": 2}], "next_token": None})
-    )
+    server = serve(answer({"items": [{"n": 1}], "next_token": "t"}), answer({"items": [{"n": 2}], "next_token": None}))
     assert list(client(server).items("projects", limit="1")) == [{"n": 1}, {"n": 2}]
     assert server.asked[1].path == "/projects?limit=1&next_token=t"
 
@@ -144,9 +142,7 @@ def test_a_problem_report_is_raised_with_all_it_says(serve: Callable[..., Server
         "ACCESS_DENIED",
     )
     assert problem.remediation == PROBLEM["remediation"]
-    assert (
-        str(problem) == "422 Access denied to KMS key; kms:Decrypt was refused; Allow the role kms:Decrypt."
-    )
+    assert str(problem) == "422 Access denied to KMS key; kms:Decrypt was refused; Allow the role kms:Decrypt."
 
 
 def test_refused_fields_are_named() -> None:

@@ -31,12 +31,7 @@ def test_a_free_port_can_be_listened_on() -> None:
 
 
 def test_only_the_process_s_own_listening_sockets_count(proc: Path) -> None:
-    table = (
-        HEADER
-        + row("0100007F:1F90", "0A", 1)
-        + row("0200007F:0050", "01", 2)
-        + row("0300007F:0050", "0A", 99)
-    )
+    table = HEADER + row("0100007F:1F90", "0A", 1) + row("0200007F:0050", "01", 2) + row("0300007F:0050", "0A", 99)
     (proc / "7/net/tcp").write_text(table, encoding="ascii")
     assert listening_addresses(7, proc) == {"127.0.0.1"}
 

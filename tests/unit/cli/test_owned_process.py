@@ -45,9 +45,7 @@ def test_a_program_that_ignores_requests_to_end_is_ended_anyway(
 ) -> None:
     monkeypatch.setattr("keyvigil_cli.owned_process._GRACE_SECONDS", 0.05)
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
-    process = OwnedProcess(
-        [sys.executable, "-c", stubborn], cwd=tmp_path, environ={}, log=tmp_path / "program.log"
-    )
+    process = OwnedProcess([sys.executable, "-c", stubborn], cwd=tmp_path, environ={}, log=tmp_path / "program.log")
     assert process.exit_status is None
     process.stop()
     assert process.exit_status is not None

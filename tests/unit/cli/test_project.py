@@ -83,7 +83,5 @@ def test_what_was_last_seen_of_an_incident_is_said_in_words() -> None:
         "timeline": [{"at": "…", "what": "key.suspect", "detail": "KEY_DISABLED"}],
     }
     project = Project(RecordingApi(incident), CREATED)
-    with pytest.raises(
-        DeadlineExceededError, match=r"HELD, held for brake, clusters none.*key\.suspect KEY_DISABLED"
-    ):
+    with pytest.raises(DeadlineExceededError, match=r"HELD, held for brake, clusters none.*key\.suspect KEY_DISABLED"):
         project.wait_for_incident("01J", "RESOLVED", within=0)

@@ -51,7 +51,5 @@ def test_it_looks_once_more_after_the_deadline() -> None:
 
 
 def test_a_missed_deadline_says_what_was_waited_for_and_seen() -> None:
-    with pytest.raises(
-        DeadlineExceededError, match="waited 2 s for the key to be healthy; last seen: 'SUSPECT'"
-    ):
+    with pytest.raises(DeadlineExceededError, match="waited 2 s for the key to be healthy; last seen: 'SUSPECT'"):
         wait_for(iter(["SUSPECT"] * 5), "HEALTHY", within=2, time=Time())

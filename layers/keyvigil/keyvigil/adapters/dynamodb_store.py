@@ -373,10 +373,8 @@ class DynamoDbStore(Store):
         return self._get(_Place(f"OUTBOX#{row_id}", "OUTBOX"), OutboxRow)
 
     def _on_agenda(self, name: str, until: datetime | None) -> Iterator[Item]:
-        at = self._item.agenda.agenda_at
         for shard in range(AGENDA_SHARDS):
-            # pynamodb's types do not know that an index's attribute compares to a condition.
-            condition = None if until is None else cast("Condition", at <= _milliseconds(until))
+            condition = None if until is None else AgendaIndex.agenda_at <= _milliseconds(until)
             yield from self._item.agenda.query(f"{name}#{shard}", condition)
 
     @override

@@ -1,0 +1,102 @@
+"""Example values, each valid as it stands; a test changes what it is about."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
+from keyvigil.domain.incidents import Incident, IncidentStatus
+from keyvigil.domain.keys import Baseline, Health, Key, KeyFacts, KeyUse, Trigger
+from keyvigil.domain.projects import Approval, Enforcement, Project
+from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome, Remediation, Verdict
+from tests.fakes import changed
+
+NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
+CUSTOMER = "222222222222"
+KMS_KEY = "1234abcd-12ab-34cd-56ef-1234567890ab"
+KEY_ARN = f"arn:aws:kms:us-west-2:{CUSTOMER}:key/{KMS_KEY}"
+KEY_ID = f"us-west-2.{KMS_KEY}"
+ROLE_ARN = f"arn:aws:iam::{CUSTOMER}:role/keyvigil-customer"
+EXTERNAL_ID = "external-1"
+
+
+def project(**fields: Any) -> Project:
+    example = Project(
+        project_id="acme-prod",
+        name="Acme production",
+        enforcement=Enforcement.ENFORCE,
+        approval=Approval.AUTOMATIC,
+        check_interval_minutes=10,
+        grace_minutes=0,
+        probe_plan="full",
+        external_id=EXTERNAL_ID,
+        alert_topic_arn="arn:aws:sns:us-west-2:111111111111:keyvigil-project-acme-prod",
+        created_at=NOW,
+        keys=1,
+    )
+    return changed(example, **fields)
+
+
+def verdict(cause: Cause | None = None, at: datetime = NOW, **fields: Any) -> Verdict:
+    example = Verdict(
+        outcome=Outcome.HEALTHY if cause is None else OUTCOME_OF_CAUSE[cause],
+        cause=cause,
+        operation=None if cause is None else "Encrypt",
+        aws_error_code=None,
+        message="The key works." if cause is None else f"The key does not work: {cause}.",
+        remediation=None if cause is None else Remediation(summary="Mend it.", commands=("aws kms enable-key",)),
+        latency_ms=41,
+        probed_at=at,
+    )
+    return changed(example, **fields)
+
+
+def key(**fields: Any) -> Key:
+    example = Key(
+        project_id="acme-prod",
+        key_id=KEY_ID,
+        key_arn=KEY_ARN,
+        alias_arn=None,
+        region="us-west-2",
+        account_id=CUSTOMER,
+        role_arn=ROLE_ARN,
+        external_id=EXTERNAL_ID,
+        use=KeyUse.CMEK,
+        baseline=Baseline.of(b"ciphertext", {"tested-by": "KeyVigil"}, NOW),
+        facts=KeyFacts(),
+        health=Health(),
+        verdict=verdict(),
+        last_probed_at=NOW,
+        last_trigger=Trigger.REGISTRATION,
+        due_at=NOW,
+        created_at=NOW,
+    )
+    return changed(example, **fields)
+
+
+def cluster(**fields: Any) -> Cluster:
+    example = Cluster(
+        project_id="acme-prod",
+        cluster_id="vectors-prod",
+        name="Vectors",
+        kind=ClusterKind.ZILLIZ_BYOC,
+        region="us-west-2",
+        key_id=KEY_ID,
+        lock=LockSettings(via=LockVia.EVENT, timeout_seconds=300),
+        status=ClusterStatus.ACTIVE,
+        fence=0,
+        status_changed_at=NOW,
+        created_at=NOW,
+    )
+    return changed(example, **fields)
+
+
+def incident(**fields: Any) -> Incident:
+    example = Incident(
+        incident_id="01JINCIDENT",
+        project_id="acme-prod",
+        key_id=KEY_ID,
+        status=IncidentStatus.CONFIRMING,
+        cause=Cause.KEY_DISABLED,
+        opened_at=NOW,
+    )
+    return changed(example, **fields)

@@ -1,0 +1,411 @@
+"""In-memory ports. They implement the real Protocols, so mypy tells when they drift away from them."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast, override
+
+from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
+from keyvigil.domain.clusters import Cluster, ClusterStatus
+from keyvigil.domain.incidents import Incident, TimelineEntry
+from keyvigil.domain.keys import Key, Registration, Trigger
+from keyvigil.domain.projects import Project, Subscription
+from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError
+from keyvigil.ports import (
+    CheckMessage,
+    CheckQueue,
+    Clock,
+    DueKey,
+    Entity,
+    Ids,
+    KeyChecker,
+    Notifier,
+    OutboxRelay,
+    Page,
+    ProbeAnswer,
+    Prober,
+    Put,
+    RegistrationAnswer,
+    Remove,
+    Store,
+    SweepRecord,
+    Topics,
+    Unchanged,
+    Workflow,
+    Write,
+)
+
+type Place = tuple[str, ...]
+
+
+class FakeClock(Clock):
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, start: datetime = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)) -> None:
+        self.time = start
+
+    @override
+    def now(self) -> datetime:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+class CountingIds(Ids):
+    """Ids that count up and look like ULIDs."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    @override
+    def ulid(self) -> str:
+        self._count += 1
+        return f"01J{self._count:023d}"
+
+    @override
+    def external_id(self) -> str:
+        return f"external-{self.ulid()}"
+
+
+def place(entity: Entity) -> Place:
+    match entity:
+        case Project():
+            return ("project", entity.project_id)
+        case Key():
+            return ("key", entity.project_id, entity.key_id)
+        case Cluster():
+            return ("cluster", entity.project_id, entity.cluster_id)
+        case Incident():
+            return ("incident", entity.project_id, entity.incident_id)
+        case TimelineEntry():
+            return ("timeline", entity.incident_id, entity.entry_id)
+        case Subscription():
+            return ("subscription", entity.project_id, entity.subscription_id)
+        case OutboxRow():
+            return ("outbox", entity.row_id)
+
+
+class MemoryStore(Store):
+    """A table in memory, with the same conditions. `before_commit` lets a test be the faster writer."""
+
+    def __init__(self) -> None:
+        self.items: dict[Place, Entity] = {}
+        self.commits: list[Sequence[Write]] = []
+        self.before_commit: Callable[[], None] | None = None
+        self._sweeps: set[datetime] = set()
+        self._last_sweep: SweepRecord | None = None
+        self._lock = threading.RLock()
+
+    @override
+    def commit(self, writes: Sequence[Write]) -> None:
+        if len(writes) > 100:
+            message = "a transaction takes 100 writes"
+            raise ValueError(message)
+        hook, self.before_commit = self.before_commit, None
+        if hook is not None:
+            hook()
+        with self._lock:
+            for write in writes:
+                self._check(write)
+            for write in writes:
+                match write:
+                    case Put(entity):
+                        self.items[place(entity)] = replace(entity, version=entity.version + 1)
+                    case Remove(entity):
+                        self.items.pop(place(entity), None)
+                    case Unchanged():
+                        pass
+            self.commits.append(writes)
+
+    def _check(self, write: Write) -> None:
+        found = self.items.get(place(write.entity))
+        version = found.version if found is not None else 0
+        if version != write.entity.version:
+            message = f"{place(write.entity)} is at version {version}, not {write.entity.version}"
+            raise ConflictError(message)
+        lower = isinstance(write, Put) and isinstance(found, Cluster) and isinstance(write.entity, Cluster)
+        if lower and cast("Cluster", write.entity).fence < cast("Cluster", found).fence:
+            message = "the fence is below the highest seen"
+            raise ConflictError(message)
+
+    def put(self, *entities: Entity) -> None:
+        """Put a test's starting point into the table, whatever is there."""
+        for entity in entities:
+            self.items[place(entity)] = replace(entity, version=1)
+
+    def all[T](self, kind: type[T]) -> list[T]:
+        """Everything of one kind, in order of its place."""
+        return [entity for _, entity in sorted(self.items.items()) if isinstance(entity, kind)]
+
+    def rows(self) -> list[OutboxRow]:
+        return self.all(OutboxRow)
+
+    def alerts(self) -> list[Alert]:
+        return [row.alert for row in self.rows() if row.alert is not None]
+
+    def starts(self) -> list[WorkflowStart]:
+        return [row.workflow_start for row in self.rows() if row.workflow_start is not None]
+
+    def lock_requests(self) -> list[LockRequest]:
+        return [row.lock_request for row in self.rows() if row.lock_request is not None]
+
+    @override
+    def project(self, project_id: str) -> Project | None:
+        return cast("Project | None", self.items.get(("project", project_id)))
+
+    @override
+    def key(self, project_id: str, key_id: str) -> Key | None:
+        return cast("Key | None", self.items.get(("key", project_id, key_id)))
+
+    @override
+    def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
+        return cast("Cluster | None", self.items.get(("cluster", project_id, cluster_id)))
+
+    @override
+    def incident(self, project_id: str, incident_id: str) -> Incident | None:
+        return cast("Incident | None", self.items.get(("incident", project_id, incident_id)))
+
+    @override
+    def subscription(self, project_id: str, subscription_id: str) -> Subscription | None:
+        return cast("Subscription | None", self.items.get(("subscription", project_id, subscription_id)))
+
+    @override
+    def outbox_row(self, row_id: str) -> OutboxRow | None:
+        return cast("OutboxRow | None", self.items.get(("outbox", row_id)))
+
+    def _page[T](self, items: list[T], limit: int, token: str | None) -> Page[T]:
+        start = int(token) if token else 0
+        end = start + limit
+        return Page(tuple(items[start:end]), str(end) if end < len(items) else None)
+
+    @override
+    def projects(self, limit: int, token: str | None) -> Page[Project]:
+        return self._page(self.all(Project), limit, token)
+
+    @override
+    def keys(self, project_id: str, limit: int, token: str | None) -> Page[Key]:
+        return self._page([each for each in self.all(Key) if each.project_id == project_id], limit, token)
+
+    @override
+    def clusters(self, project_id: str, limit: int, token: str | None) -> Page[Cluster]:
+        mine = [each for each in self.all(Cluster) if each.project_id == project_id and not each.deleted_at]
+        return self._page(mine, limit, token)
+
+    @override
+    def clusters_of_key(self, project_id: str, key_id: str) -> list[Cluster]:
+        return [each for each in self.clusters(project_id, 10_000, None).items if each.key_id == key_id]
+
+    @override
+    def incidents(self, project_id: str, limit: int, token: str | None) -> Page[Incident]:
+        mine = [each for each in self.all(Incident) if each.project_id == project_id]
+        return self._page(mine[::-1], limit, token)
+
+    @override
+    def timeline(self, incident_id: str) -> list[TimelineEntry]:
+        return [each for each in self.all(TimelineEntry) if each.incident_id == incident_id]
+
+    @override
+    def subscriptions(self, project_id: str, limit: int, token: str | None) -> Page[Subscription]:
+        return self._page([each for each in self.all(Subscription) if each.project_id == project_id], limit, token)
+
+    @override
+    def due_keys(self, until: datetime) -> list[DueKey]:
+        due = [DueKey(each.project_id, each.key_id, each.due_at) for each in self.all(Key) if each.due_at <= until]
+        return sorted(due, key=lambda each: each.due_at)
+
+    @override
+    def unsent_rows(self, before: datetime) -> list[str]:
+        return [row.row_id for row in self.rows() if row.sent_at is None and row.created_at <= before]
+
+    @override
+    def open_incidents(self) -> list[tuple[str, str]]:
+        return [(each.project_id, each.incident_id) for each in self.all(Incident) if each.is_open]
+
+    @override
+    def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:
+        under_way = {ClusterStatus.LOCKING, ClusterStatus.UNLOCKING}
+        return [
+            (each.project_id, each.cluster_id)
+            for each in self.all(Cluster)
+            if each.status in under_way and each.respond_by is not None and each.respond_by <= now
+        ]
+
+    @override
+    def claim_sweep(self, minute: datetime) -> bool:
+        with self._lock:
+            free = minute not in self._sweeps
+            self._sweeps.add(minute)
+            return free
+
+    @override
+    def record_sweep(self, record: SweepRecord) -> None:
+        self._last_sweep = record
+
+    @override
+    def last_sweep(self) -> SweepRecord | None:
+        return self._last_sweep
+
+
+class ScriptedProber(Prober):
+    """Answers with what a test laid ready: once each in turn, the last again and again."""
+
+    def __init__(self, *answers: ProbeAnswer) -> None:
+        self.answers = list(answers)
+        self.probes = 0
+        self.registration: RegistrationAnswer | None = None
+
+    @override
+    def probe(self, key: Key) -> ProbeAnswer:
+        self.probes += 1
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    @override
+    def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+        assert self.registration is not None
+        return self.registration
+
+
+class FakeChecker(KeyChecker):
+    """`check_keys`, answered by a test."""
+
+    def __init__(self) -> None:
+        self.answer: RegistrationAnswer | None = None
+        self.checked: list[tuple[str, str, Trigger]] = []
+        self.seen: list[Registration] = []
+
+    @override
+    def check(self, project_id: str, key_id: str, trigger: Trigger) -> None:
+        self.checked.append((project_id, key_id, trigger))
+
+    @override
+    def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+        self.seen.append(registration)
+        if self.answer is None:
+            message = "check_keys failed"
+            raise CheckerUnavailableError(message)
+        return self.answer
+
+
+class FakeQueue(CheckQueue):
+    """A queue that takes at most `room` messages."""
+
+    def __init__(self, room: int = 1_000_000) -> None:
+        self.room = room
+        self.messages: list[CheckMessage] = []
+
+    @override
+    def send(self, messages: Sequence[CheckMessage]) -> int:
+        taken = messages[: self.room]
+        self.messages.extend(taken)
+        return len(taken)
+
+
+class FakeNotifier(Notifier):
+    """Topics and a bus; what is in `broken` refuses everything."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()
+        self.published: list[tuple[str, Alert]] = []
+        self.bus: list[Alert] = []
+        self.requests: list[LockRequest] = []
+
+    def _refuse(self, target: str) -> None:
+        if target in self.broken:
+            message = f"{target} did not take the message"
+            raise DeliveryError(message)
+
+    @override
+    def publish(self, topic_arn: str, alert: Alert) -> None:
+        self._refuse("topic")
+        self.published.append((topic_arn, alert))
+
+    @override
+    def put_alert(self, alert: Alert) -> None:
+        self._refuse("bus")
+        self.bus.append(alert)
+
+    @override
+    def put_lock_request(self, request: LockRequest) -> None:
+        self._refuse("bus")
+        self.requests.append(request)
+
+
+class FakeWorkflow(Workflow):
+    """Executions by name; `complete` keeps each answer that reached a waiting step."""
+
+    def __init__(self) -> None:
+        self.broken = False
+        self.started: dict[str, WorkflowStart] = {}
+        self.starts = 0
+        self.running: set[str] = set()
+        self.completed: list[tuple[str, str]] = []
+
+    def _refuse(self) -> None:
+        if self.broken:
+            message = "Step Functions did not answer"
+            raise DeliveryError(message)
+
+    @override
+    def start(self, start: WorkflowStart) -> None:
+        self._refuse()
+        self.starts += 1
+        self.started.setdefault(start.name, start)
+
+    @override
+    def is_running(self, name: str) -> bool:
+        return name in self.running
+
+    @override
+    def execution_arn(self, name: str) -> str:
+        return f"arn:aws:states:us-west-2:111111111111:execution:machine:{name}"
+
+    @override
+    def complete(self, task_token: str, result: str, detail: str | None) -> None:
+        self._refuse()
+        self.completed.append((task_token, result))
+
+
+class FakeTopics(Topics):
+    """Topics by project."""
+
+    def __init__(self) -> None:
+        self.topics: set[str] = set()
+        self.subscriptions: dict[str, Subscription] = {}
+
+    @override
+    def create(self, project_id: str) -> str:
+        arn = f"arn:aws:sns:us-west-2:111111111111:keyvigil-project-{project_id}"
+        self.topics.add(arn)
+        return arn
+
+    @override
+    def delete(self, topic_arn: str) -> None:
+        self.topics.discard(topic_arn)
+
+    @override
+    def subscribe(self, topic_arn: str, subscription: Subscription) -> tuple[str, str]:
+        arn = f"{topic_arn}:{subscription.subscription_id}"
+        self.subscriptions[arn] = subscription
+        return arn, "confirmed"
+
+    @override
+    def unsubscribe(self, subscription_arn: str) -> None:
+        self.subscriptions.pop(subscription_arn, None)
+
+
+class FakeRelay(OutboxRelay):
+    """Remembers what it was asked to send again."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    @override
+    def resend(self, row_ids: Sequence[str]) -> None:
+        self.asked.extend(row_ids)
+
+
+def changed[T](value: T, **fields: Any) -> T:
+    """A copy of a frozen value with some fields changed."""
+    return cast("T", replace(cast("Any", value), **fields))
