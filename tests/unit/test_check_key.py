@@ -1,0 +1,210 @@
+"""Checking a key: probe, decide, commit in one transaction."""
+
+from datetime import timedelta
+
+import pytest
+
+from keyvigil.domain.alerts import AlertStatus, AlertType, OutboxRow
+from keyvigil.domain.clusters import ClusterStatus
+from keyvigil.domain.incidents import Incident, IncidentStatus, TimelineEntry, WorkflowKind
+from keyvigil.domain.keys import KeyFacts, KeyStatus, Trigger
+from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome
+from keyvigil.errors import ConflictError, NotFoundError
+from keyvigil.ports import ProbeAnswer, Put
+from keyvigil.use_cases.check_key import CheckKey, CheckResult
+from tests.examples import KEY_ID, NOW, cluster, key, project, verdict
+from tests.fakes import CountingIds, FakeClock, MemoryStore, ScriptedProber, changed
+
+
+class World:
+    """One key under watch, in memory."""
+
+    def __init__(self) -> None:
+        self.store, self.clock, self.prober = MemoryStore(), FakeClock(NOW), ScriptedProber()
+        self.store.put(project(), key())
+        self.check = CheckKey(self.store, self.prober, self.clock, CountingIds(), confirmation_probes=3)
+
+    def probe(self, cause: Cause | None, *, seconds: float = 10, trigger: Trigger = Trigger.SCHEDULE) -> CheckResult:
+        self.clock.advance(seconds)
+        self.prober.answers = [ProbeAnswer(verdict=verdict(cause, self.clock.now()), facts=KeyFacts())]
+        return self.check("acme-prod", KEY_ID, trigger)
+
+    def incident(self) -> Incident:
+        (found,) = self.store.all(Incident)
+        return found
+
+    def alert_types(self) -> list[AlertType]:
+        return [alert.type for alert in self.store.alerts()]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_healthy_probe_writes_the_key_and_nothing_else(world: World) -> None:
+    result = world.probe(None)
+    assert result.probed
+    assert result.key.last_probed_at == world.clock.now()
+    assert result.key.last_trigger is Trigger.SCHEDULE
+    (writes,) = world.store.commits
+    assert len(writes) == 1
+
+
+def test_the_first_unhealthy_verdict_opens_an_incident_and_tells_it_in_the_same_transaction(world: World) -> None:
+    world.store.put(cluster(cluster_id="b"), cluster(cluster_id="a"))
+    result = world.probe(Cause.KEY_DISABLED)
+    incident = world.incident()
+    assert result.key.health.status is KeyStatus.SUSPECT
+    assert result.key.open_incident_id == incident.incident_id
+    assert incident.status is IncidentStatus.CONFIRMING
+    assert [each.cluster_id for each in incident.clusters] == ["a", "b"]
+    (writes,) = world.store.commits
+    kinds = sorted(type(write.entity).__name__ for write in writes)
+    assert kinds == ["Incident", "Key", "OutboxRow", "OutboxRow", "TimelineEntry"]
+    (start,) = world.store.starts()
+    assert (start.workflow, start.name) == (WorkflowKind.LOCKOUT, f"{incident.incident_id}-lock-1")
+    (alert,) = world.store.alerts()
+    assert alert.type is AlertType.KEY_SUSPECT
+    assert [each.cluster_id for each in alert.clusters] == ["a", "b"]
+
+
+def test_an_outage_from_suspicion_to_false_alarm_is_resolved_unconfirmed(world: World) -> None:
+    world.probe(Cause.KEY_DISABLED)
+    for _ in range(3):
+        result = world.probe(None)
+    assert result.key.health.status is KeyStatus.HEALTHY
+    assert result.key.open_incident_id is None
+    incident = world.incident()
+    assert incident.status is IncidentStatus.RESOLVED
+    assert incident.confirmed_at is None
+    assert incident.recovered_at == incident.resolved_at == world.clock.now()
+    assert world.alert_types() == [AlertType.KEY_SUSPECT, AlertType.KEY_RECOVERED]
+
+
+def test_a_confirmed_outage_is_told_once_and_says_so_to_the_workflow(world: World) -> None:
+    results = [world.probe(Cause.KEY_DISABLED) for _ in range(5)]
+    assert [result.confirmed for result in results] == [False, False, True, True, True]
+    assert world.alert_types() == [AlertType.KEY_SUSPECT, AlertType.KEY_UNHEALTHY]
+    assert world.incident().confirmed_at == NOW + timedelta(seconds=30)
+
+
+def test_a_locked_incident_stays_open_after_recovery_until_its_clusters_are_unlocked(world: World) -> None:
+    world.store.put(cluster())
+    for _ in range(3):
+        world.probe(Cause.KEY_DISABLED)
+    incident = world.incident()
+    world.store.put(cluster(status=ClusterStatus.LOCKED, locked_by_incident_id=incident.incident_id))
+    world.store.put(changed(incident, status=IncidentStatus.LOCKED))
+    for _ in range(3):
+        result = world.probe(None)
+    assert result.key.health.status is KeyStatus.HEALTHY
+    assert result.key.open_incident_id == incident.incident_id
+    assert world.incident().status is IncidentStatus.LOCKED
+    assert world.incident().recovered_at is not None
+    assert [start.workflow for start in world.store.starts()] == [WorkflowKind.LOCKOUT, WorkflowKind.RECOVERY]
+
+
+def test_firing_and_resolved_alerts_share_a_dedup_key_and_are_numbered(world: World) -> None:
+    for cause in [Cause.KEY_DISABLED] * 3 + [None] * 3:
+        world.probe(cause)
+    alerts = world.store.alerts()
+    assert len({alert.dedup_key for alert in alerts}) == 1
+    assert [alert.sequence for alert in alerts] == [1, 2, 3]
+    assert [alert.status for alert in alerts] == [AlertStatus.FIRING, AlertStatus.FIRING, AlertStatus.RESOLVED]
+
+
+@pytest.mark.parametrize("cause", [cause for cause in Cause if OUTCOME_OF_CAUSE[cause] is Outcome.UNKNOWN])
+def test_unknown_opens_no_incident_and_is_shown(world: World, cause: Cause) -> None:
+    for _ in range(20):
+        result = world.probe(cause, seconds=60)
+    assert world.store.all(Incident) == []
+    assert world.store.rows() == []
+    assert result.key.health.unknown_since == NOW + timedelta(seconds=60)
+    assert result.key.verdict.cause is cause
+
+
+def test_the_same_message_twice_probes_once(world: World) -> None:
+    due = world.clock.now() + timedelta(seconds=5)
+    world.clock.advance(10)
+    world.prober.answers = [ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, world.clock.now()), facts=None)]
+    first = world.check("acme-prod", KEY_ID, Trigger.SCHEDULE, due_at=due)
+    second = world.check("acme-prod", KEY_ID, Trigger.SCHEDULE, due_at=due)
+    assert (first.probed, second.probed) == (True, False)
+    assert world.prober.probes == 1
+    assert len(world.store.all(Incident)) == 1
+
+
+def test_the_loser_of_a_race_reads_again_and_does_not_open_a_second_incident(world: World) -> None:
+    rival = CheckKey(world.store, world.prober, world.clock, CountingIds(), confirmation_probes=3)
+    world.clock.advance(10)
+    world.prober.answers = [ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, world.clock.now()), facts=None)]
+    world.store.before_commit = lambda: assert_probed(rival("acme-prod", KEY_ID, Trigger.REQUEST))
+    result = world.check("acme-prod", KEY_ID, Trigger.SCHEDULE)
+    assert len(world.store.all(Incident)) == 1
+    assert world.alert_types() == [AlertType.KEY_SUSPECT]
+    assert result.key.health.failing_streak == 1
+
+
+def assert_probed(result: CheckResult) -> None:
+    assert result.probed
+
+
+def test_losing_every_time_raises_and_loses_nothing(world: World) -> None:
+    world.clock.advance(10)
+    world.prober.answers = [ProbeAnswer(verdict=verdict(None, world.clock.now()), facts=None)]
+
+    def always_faster() -> None:
+        found = world.store.key("acme-prod", KEY_ID)
+        assert found is not None
+        world.store.items["key", "acme-prod", KEY_ID] = changed(found, version=found.version + 1)
+        world.store.before_commit = always_faster
+
+    world.store.before_commit = always_faster
+    with pytest.raises(ConflictError):
+        world.check("acme-prod", KEY_ID, Trigger.SCHEDULE)
+    found = world.store.key("acme-prod", KEY_ID)
+    assert found is not None
+    assert found.last_probed_at == NOW
+
+
+def test_a_key_that_was_removed_is_not_checked(world: World) -> None:
+    with pytest.raises(NotFoundError):
+        world.check("acme-prod", "us-west-2.gone", Trigger.SCHEDULE)
+
+
+def test_clusters_that_waited_become_active_when_the_key_is_found_healthy(world: World) -> None:
+    waiting = [cluster(cluster_id=f"c{number}", status=ClusterStatus.PENDING_KEY) for number in range(3)]
+    world.store.put(key(pending_clusters=3), *waiting)
+    result = world.probe(None)
+    statuses = {each.status for each in world.store.clusters_of_key("acme-prod", KEY_ID)}
+    assert statuses == {ClusterStatus.ACTIVE}
+    assert result.key.pending_clusters == 0
+
+
+@pytest.mark.parametrize("cause", [Cause.KEY_DISABLED, Cause.THROTTLED])
+def test_clusters_go_on_waiting_while_the_key_is_not_found_healthy(world: World, cause: Cause) -> None:
+    world.store.put(key(pending_clusters=1), cluster(status=ClusterStatus.PENDING_KEY))
+    world.probe(cause)
+    (waiting,) = world.store.clusters_of_key("acme-prod", KEY_ID)
+    assert waiting.status is ClusterStatus.PENDING_KEY
+
+
+def test_the_timeline_tells_what_was_probed_and_why_it_counted(world: World) -> None:
+    for cause in [Cause.KEY_DISABLED] * 3 + [None] * 3:
+        world.probe(cause)
+    entries = world.store.all(TimelineEntry)
+    assert [entry.what for entry in entries] == ["key.suspect", "key.unhealthy", "key.recovering", "key.recovered"]
+    assert "schedule probe" in entries[0].detail
+    assert "3 of 3 probes in a row" in entries[1].detail
+
+
+def test_every_change_of_status_has_its_outbox_row_in_its_own_transaction(world: World) -> None:
+    for cause in [Cause.KEY_DISABLED] * 4 + [None] * 2 + [Cause.KEY_DISABLED] + [None] * 4:
+        world.probe(cause)
+    for writes in world.store.commits:
+        rows = [write for write in writes if isinstance(write, Put) and isinstance(write.entity, OutboxRow)]
+        entries = [write for write in writes if isinstance(write.entity, TimelineEntry)]
+        told = [entry for entry in entries if isinstance(entry.entity, TimelineEntry)]
+        changes = {each.entity.what for each in told if isinstance(each.entity, TimelineEntry)}
+        assert bool(rows) == bool(changes - {"key.relapsed"})

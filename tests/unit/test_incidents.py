@@ -1,0 +1,164 @@
+"""What is to be done about an incident: lock, hold, observe, wait; unlock; mend."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from keyvigil.domain.clusters import ClusterStatus
+from keyvigil.domain.incidents import (
+    HeldFor,
+    IncidentStatus,
+    LockoutVerb,
+    Mending,
+    RecoveryVerb,
+    WorkflowKind,
+    ask_execution,
+    decide_lockout,
+    decide_mending,
+    decide_recovery,
+)
+from keyvigil.domain.keys import Health, Key, KeyStatus
+from keyvigil.domain.projects import Approval, Enforcement
+from keyvigil.domain.verdicts import Cause
+from tests.examples import NOW, cluster, incident, key, project, verdict
+
+PROBES = 3
+
+
+def broken(cause: Cause = Cause.KEY_DISABLED, **health: Any) -> Key:
+    """A key whose outage is confirmed."""
+    confirmed = Health(
+        status=KeyStatus.UNHEALTHY,
+        failing_streak=13,
+        definite_streak=3,
+        failing_since=NOW - timedelta(minutes=6),
+        counted_at=NOW,
+        confirmed=True,
+    )
+    return key(
+        health=Health(**{**{name: getattr(confirmed, name) for name in confirmed.__slots__}, **health}),
+        verdict=verdict(cause),
+        open_incident_id="01JINCIDENT",
+    )
+
+
+def test_a_confirmed_definite_outage_of_an_enforcing_project_locks() -> None:
+    decision = decide_lockout(incident(confirmed_at=NOW), broken(), project(), probes=PROBES, now=NOW)
+    assert decision.verb is LockoutVerb.LOCK
+
+
+@pytest.mark.parametrize("status", [KeyStatus.HEALTHY, KeyStatus.SUSPECT, KeyStatus.RECOVERING])
+def test_nothing_but_unhealthy_locks(status: KeyStatus) -> None:
+    decision = decide_lockout(incident(), broken(status=status), project(), probes=PROBES, now=NOW)
+    assert decision.verb is LockoutVerb.WAIT
+
+
+def test_an_unhealthy_key_whose_last_probe_got_no_answer_does_not_lock() -> None:
+    decision = decide_lockout(incident(), broken(Cause.THROTTLED), project(), probes=PROBES, now=NOW)
+    assert decision.verb is LockoutVerb.WAIT
+
+
+def test_an_unhealthy_key_is_confirmed_afresh_before_it_locks() -> None:
+    decision = decide_lockout(incident(), broken(definite_streak=2), project(), probes=PROBES, now=NOW)
+    assert decision.verb is LockoutVerb.WAIT
+
+
+def test_a_project_that_observes_locks_nothing() -> None:
+    observing = project(enforcement=Enforcement.OBSERVE)
+    decision = decide_lockout(incident(), broken(), observing, probes=PROBES, now=NOW)
+    assert decision.verb is LockoutVerb.OBSERVE
+
+
+def test_an_ambiguous_cause_is_held_for_a_person_until_there_is_a_brake() -> None:
+    decision = decide_lockout(incident(), broken(Cause.ACCESS_DENIED), project(), probes=PROBES, now=NOW)
+    assert (decision.verb, decision.held_for) == (LockoutVerb.HOLD, HeldFor.APPROVAL)
+
+
+def test_a_project_that_wants_approval_is_held_for_it() -> None:
+    manual = project(approval=Approval.MANUAL)
+    decision = decide_lockout(incident(confirmed_at=NOW), broken(), manual, probes=PROBES, now=NOW)
+    assert (decision.verb, decision.held_for) == (LockoutVerb.HOLD, HeldFor.APPROVAL)
+
+
+def test_a_project_s_grace_is_waited_for_and_then_it_locks() -> None:
+    gracious, confirmed = project(grace_minutes=30), incident(confirmed_at=NOW)
+    early = decide_lockout(confirmed, broken(), gracious, probes=PROBES, now=NOW + timedelta(minutes=29))
+    late = decide_lockout(confirmed, broken(), gracious, probes=PROBES, now=NOW + timedelta(minutes=30))
+    assert (early.verb, early.held_for) == (LockoutVerb.HOLD, HeldFor.GRACE)
+    assert late.verb is LockoutVerb.LOCK
+
+
+@pytest.mark.parametrize(
+    "over",
+    [incident(status=IncidentStatus.RESOLVED), incident(recovered_at=NOW), incident(incident_id="01JEARLIER")],
+    ids=["resolved", "recovered", "superseded"],
+)
+def test_an_incident_that_is_over_locks_nothing(over: Any) -> None:
+    assert decide_lockout(over, broken(), project(), probes=PROBES, now=NOW).verb is LockoutVerb.STOP
+
+
+def test_clusters_are_unlocked_once_recovery_is_proved() -> None:
+    decision = decide_recovery(incident(status=IncidentStatus.LOCKED), key(), project())
+    assert decision.verb is RecoveryVerb.UNLOCK
+
+
+def test_a_recovery_waits_until_the_locks_under_way_have_settled() -> None:
+    decision = decide_recovery(incident(status=IncidentStatus.LOCKING), key(), project())
+    assert decision.verb is RecoveryVerb.WAIT
+
+
+@pytest.mark.parametrize("status", [KeyStatus.UNHEALTHY, KeyStatus.SUSPECT, KeyStatus.RECOVERING])
+def test_a_key_that_is_not_proved_usable_unlocks_nothing(status: KeyStatus) -> None:
+    decision = decide_recovery(incident(status=IncidentStatus.LOCKED), broken(status=status), project())
+    assert decision.verb is RecoveryVerb.STOP
+
+
+def test_a_project_that_stops_enforcing_is_unlocked_whatever_its_key() -> None:
+    observing = project(enforcement=Enforcement.OBSERVE)
+    assert decide_recovery(incident(status=IncidentStatus.LOCKED), broken(), observing).verb is RecoveryVerb.UNLOCK
+
+
+LOCKED = cluster(status=ClusterStatus.LOCKED, locked_by_incident_id="01JINCIDENT")
+ENFORCING, OBSERVING = project(), project(enforcement=Enforcement.OBSERVE)
+
+
+@pytest.mark.parametrize(
+    ("about", "of_key", "of_project", "clusters", "mending"),
+    [
+        (incident(status=IncidentStatus.RESOLVED), key(), ENFORCING, [], Mending.NONE),
+        (incident(status=IncidentStatus.LOCKING), broken(), ENFORCING, [], Mending.SETTLE_LOCKOUT),
+        (incident(status=IncidentStatus.LOCKED), key(), ENFORCING, [LOCKED], Mending.START_RECOVERY),
+        (incident(status=IncidentStatus.UNLOCKING), key(), ENFORCING, [LOCKED], Mending.START_RECOVERY),
+        (incident(status=IncidentStatus.LOCKED), broken(), ENFORCING, [LOCKED], Mending.NONE),
+        (incident(status=IncidentStatus.LOCKED), broken(), OBSERVING, [LOCKED], Mending.START_RECOVERY),
+        (incident(status=IncidentStatus.UNLOCKING), key(), ENFORCING, [cluster()], Mending.RESOLVE),
+        (incident(status=IncidentStatus.CONFIRMING), broken(), ENFORCING, [cluster()], Mending.START_LOCKOUT),
+        (incident(status=IncidentStatus.OBSERVED), broken(), ENFORCING, [cluster()], Mending.START_LOCKOUT),
+        (incident(status=IncidentStatus.OBSERVED), broken(), OBSERVING, [cluster()], Mending.NONE),
+        (incident(status=IncidentStatus.CONFIRMING), broken(), OBSERVING, [cluster()], Mending.START_LOCKOUT),
+        (incident(status=IncidentStatus.HELD), broken(Cause.ACCESS_DENIED), ENFORCING, [cluster()], Mending.NONE),
+        (incident(status=IncidentStatus.HELD), broken(), ENFORCING, [cluster()], Mending.START_LOCKOUT),
+        (incident(incident_id="01JEARLIER"), broken(), ENFORCING, [LOCKED], Mending.RESOLVE),
+    ],
+)
+def test_what_reconciling_does_about_an_incident_that_nobody_works_on(
+    about: Any, of_key: Key, of_project: Any, clusters: list[Any], mending: Mending
+) -> None:
+    assert decide_mending(about, of_key, of_project, clusters, probes=PROBES, now=NOW).mending is mending
+
+
+def test_reconciling_leaves_an_execution_that_was_just_asked_for_alone() -> None:
+    asked = incident(status=IncidentStatus.LOCKED, execution_asked_at=NOW)
+    early = decide_mending(asked, key(), ENFORCING, [LOCKED], probes=PROBES, now=NOW + timedelta(seconds=60))
+    late = decide_mending(asked, key(), ENFORCING, [LOCKED], probes=PROBES, now=NOW + timedelta(seconds=100))
+    assert (early.mending, late.mending) == (Mending.NONE, Mending.START_RECOVERY)
+
+
+def test_executions_are_numbered_by_kind() -> None:
+    names = []
+    asked = incident()
+    for kind in (WorkflowKind.LOCKOUT, WorkflowKind.RECOVERY, WorkflowKind.LOCKOUT):
+        asked, name = ask_execution(asked, kind, NOW)
+        names.append(name)
+    assert names == ["01JINCIDENT-lock-1", "01JINCIDENT-unlock-1", "01JINCIDENT-lock-2"]

@@ -1,0 +1,266 @@
+"""What leaves the table, and what finds it when it did not."""
+
+from datetime import timedelta
+
+import pytest
+
+from keyvigil.domain.alerts import AlertType, OutboxRow, Target, WorkflowStart, make_alert
+from keyvigil.domain.clusters import ClusterStatus
+from keyvigil.domain.incidents import IncidentStatus, Mending, WorkflowKind
+from keyvigil.domain.keys import Health, KeyStatus
+from keyvigil.domain.verdicts import Cause
+from keyvigil.use_cases.lock_clusters import FailOverdueLock, SettleLockout
+from keyvigil.use_cases.plan_sweep import PlanSweep
+from keyvigil.use_cases.reconcile import Reconcile
+from keyvigil.use_cases.record_lock_result import RecordLockResult
+from keyvigil.use_cases.relay_outbox import RelayOutbox
+from keyvigil.use_cases.unlock_clusters import SettleRecovery
+from tests.examples import KEY_ID, NOW, cluster, incident, key, project, verdict
+from tests.fakes import CountingIds, FakeClock, FakeNotifier, FakeQueue, FakeRelay, FakeWorkflow, MemoryStore, changed
+
+INCIDENT = "01JINCIDENT"
+
+
+class World:
+    """A table, and everything that reads its outbox."""
+
+    def __init__(self) -> None:
+        self.store, self.clock, self.workflow = MemoryStore(), FakeClock(NOW), FakeWorkflow()
+        self.notifier, self.asked, self.queue = FakeNotifier(), FakeRelay(), FakeQueue()
+        ids = CountingIds()
+        self.store.put(project())
+        self.relay = RelayOutbox(self.store, self.notifier, self.workflow, self.clock)
+        record = RecordLockResult(self.store, self.workflow, self.clock, ids)
+        self.reconcile = Reconcile(
+            self.store,
+            self.workflow,
+            self.asked,
+            FailOverdueLock(self.store, record, self.clock),
+            SettleLockout(self.store, self.clock, ids),
+            SettleRecovery(self.store, self.clock, ids),
+            self.clock,
+            ids,
+            confirmation_probes=3,
+        )
+        self.sweep = PlanSweep(self.store, self.queue, self.clock)
+
+    def row(self, row_id: str) -> OutboxRow:
+        found = self.store.outbox_row(row_id)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def alert_row(row_id: str = "r1") -> OutboxRow:
+    alert, _ = make_alert(
+        AlertType.KEY_UNHEALTHY,
+        alert_id=row_id,
+        key=key(verdict=verdict(Cause.KEY_DISABLED)),
+        incident=incident(),
+        clusters=(),
+        occurred_at=NOW,
+        detected_at=NOW,
+    )
+    return OutboxRow(row_id=row_id, project_id="acme-prod", created_at=NOW, alert=alert)
+
+
+def start_row(row_id: str = "s1") -> OutboxRow:
+    start = WorkflowStart(
+        workflow=WorkflowKind.LOCKOUT,
+        name=f"{INCIDENT}-lock-1",
+        project_id="acme-prod",
+        key_id=KEY_ID,
+        incident_id=INCIDENT,
+    )
+    return OutboxRow(row_id=row_id, project_id="acme-prod", created_at=NOW, workflow_start=start)
+
+
+def test_an_alert_goes_to_its_own_project_s_topic_and_to_the_bus(world: World) -> None:
+    world.store.put(alert_row())
+    result = world.relay(["r1"])
+    assert (result.sent, result.failures) == (1, ())
+    ((topic, alert),) = world.notifier.published
+    assert topic == project().alert_topic_arn
+    assert world.notifier.bus == [alert]
+    assert world.row("r1").sent_at == NOW
+
+
+def test_a_replay_sends_nothing_and_starts_nothing_twice(world: World) -> None:
+    world.store.put(alert_row(), start_row())
+    for _ in range(3):
+        world.relay(["r1", "s1", "s1"])
+    assert len(world.notifier.published) == 1
+    assert len(world.notifier.bus) == 1
+    assert world.workflow.starts == 1
+
+
+def test_a_target_that_fails_is_retried_by_itself(world: World) -> None:
+    world.store.put(alert_row())
+    world.notifier.broken = {"topic"}
+    result = world.relay(["r1"])
+    assert result.sent == 0
+    assert [(row_id, target) for row_id, target, _ in result.failures] == [("r1", Target.TOPIC)]
+    assert world.row("r1").delivered == (Target.BUS,)
+    assert world.row("r1").sent_at is None
+    world.notifier.broken = set()
+    assert world.relay(["r1"]).sent == 1
+    assert len(world.notifier.published) == 1
+    assert len(world.notifier.bus) == 1
+
+
+def test_one_row_that_fails_does_not_hold_up_the_others(world: World) -> None:
+    world.store.put(start_row(), alert_row())
+    world.workflow.broken = True
+    result = world.relay(["s1", "r1"])
+    assert result.sent == 1
+    assert [target for _, target, _ in result.failures] == [Target.WORKFLOW]
+
+
+def test_topics_failing_for_a_while_lose_no_alert(world: World) -> None:
+    world.store.put(*(alert_row(f"r{number}") for number in range(5)))
+    world.notifier.broken = {"topic", "bus"}
+    for _ in range(10):
+        world.relay([f"r{number}" for number in range(5)])
+        world.clock.advance(60)
+    world.notifier.broken = set()
+    report = world.reconcile()
+    assert report.rows_resent == 5
+    assert world.relay(world.asked.asked).sent == 5
+    assert world.store.unsent_rows(world.clock.now()) == []
+
+
+def test_a_row_that_is_still_fresh_is_left_to_the_stream(world: World) -> None:
+    world.store.put(alert_row())
+    world.clock.advance(29)
+    assert world.reconcile().rows_resent == 0
+    world.clock.advance(1)
+    assert world.reconcile().rows_resent == 1
+
+
+def test_two_relays_at_once_deliver_at_least_once_and_mark_once(world: World) -> None:
+    world.store.put(alert_row())
+    world.store.before_commit = lambda: assert_sent(world)
+    world.relay(["r1"])
+    assert world.row("r1").sent_at is not None
+    assert len(world.notifier.published) == 2
+
+
+def assert_sent(world: World) -> None:
+    assert world.relay(["r1"]).sent == 1
+
+
+def test_a_sweep_sends_the_keys_that_are_due_and_no_others(world: World) -> None:
+    world.store.put(
+        key(key_id="due", due_at=NOW),
+        key(key_id="overdue", due_at=NOW - timedelta(minutes=5)),
+        key(key_id="later", due_at=NOW + timedelta(seconds=1)),
+    )
+    result = world.sweep()
+    assert (result.keys_due, result.keys_sent) == (2, 2)
+    assert [message.key_id for message in world.queue.messages] == ["overdue", "due"]
+    last = world.store.last_sweep()
+    assert last is not None
+    assert (last.at, last.keys_due, last.keys_sent) == (NOW, 2, 2)
+
+
+def test_two_sweeps_in_one_minute_are_one(world: World) -> None:
+    world.store.put(key())
+    world.clock.advance(1)
+    assert world.sweep().claimed
+    world.clock.advance(40)
+    assert not world.sweep().claimed
+    assert len(world.queue.messages) == 1
+    world.clock.advance(20)
+    assert world.sweep().claimed
+
+
+def test_what_the_queue_refuses_stays_due(world: World) -> None:
+    world.store.put(key(key_id="a"), key(key_id="b"))
+    world.queue.room = 1
+    result = world.sweep()
+    assert (result.keys_due, result.keys_sent) == (2, 1)
+    assert len(world.store.due_keys(NOW)) == 2
+
+
+BROKEN = Health(
+    status=KeyStatus.UNHEALTHY, failing_streak=3, definite_streak=3, failing_since=NOW, counted_at=NOW, confirmed=True
+)
+
+
+def test_a_lockout_that_died_before_it_locked_is_started_again(world: World) -> None:
+    dead = incident(confirmed_at=NOW, executions=(f"{INCIDENT}-lock-1",), execution_asked_at=NOW)
+    world.store.put(
+        dead,
+        key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id=INCIDENT),
+        cluster(),
+    )
+    world.clock.advance(100)
+    report = world.reconcile()
+    assert [mending for _, mending, _ in report.mended] == [Mending.START_LOCKOUT]
+    (start,) = world.store.starts()
+    assert start.name == f"{INCIDENT}-lock-2"
+
+
+def test_an_incident_with_a_running_execution_is_left_alone(world: World) -> None:
+    world.store.put(
+        incident(executions=(f"{INCIDENT}-lock-1",), execution_asked_at=NOW),
+        key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id=INCIDENT),
+    )
+    world.clock.advance(100)
+    world.workflow.running = {f"{INCIDENT}-lock-1"}
+    assert world.reconcile().mended == []
+
+
+def test_clusters_that_are_still_locked_under_a_healthy_key_are_unlocked(world: World) -> None:
+    world.store.put(
+        incident(status=IncidentStatus.UNLOCKING, executions=(f"{INCIDENT}-unlock-1",), execution_asked_at=NOW),
+        key(open_incident_id=INCIDENT),
+        cluster(status=ClusterStatus.UNLOCK_FAILED, locked_by_incident_id=INCIDENT),
+    )
+    world.clock.advance(100)
+    world.reconcile()
+    (start,) = world.store.starts()
+    assert (start.workflow, start.name) == (WorkflowKind.RECOVERY, f"{INCIDENT}-unlock-2")
+
+
+def test_a_lockout_that_died_before_settling_is_settled(world: World) -> None:
+    world.store.put(
+        changed(
+            incident(status=IncidentStatus.LOCKING),
+            clusters=(),
+            executions=(f"{INCIDENT}-lock-1",),
+            execution_asked_at=NOW,
+        ),
+        key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id=INCIDENT),
+    )
+    world.clock.advance(100)
+    world.reconcile()
+    found = world.store.incident("acme-prod", INCIDENT)
+    assert found is not None
+    assert found.status is IncidentStatus.LOCKED
+
+
+def test_an_incident_whose_key_works_and_whose_clusters_are_free_is_resolved(world: World) -> None:
+    world.store.put(incident(status=IncidentStatus.UNLOCKING), key(open_incident_id=INCIDENT), cluster())
+    world.reconcile()
+    found = world.store.incident("acme-prod", INCIDENT)
+    assert found is not None
+    assert found.status is IncidentStatus.RESOLVED
+
+
+def test_one_thing_that_cannot_be_mended_does_not_keep_the_rest_from_being(world: World) -> None:
+    world.workflow.broken = True
+    world.store.put(
+        cluster(status=ClusterStatus.LOCKING, respond_by=NOW, task_token="t", locked_by_incident_id=INCIDENT),
+        incident(status=IncidentStatus.UNLOCKING),
+        key(open_incident_id=INCIDENT),
+    )
+    report = world.reconcile()
+    assert len(report.errors) == 1
+    found = world.store.cluster("acme-prod", "vectors-prod")
+    assert found is not None
+    assert found.status is ClusterStatus.LOCK_FAILED
