@@ -133,7 +133,7 @@ TRANSPORT: list[tuple[BotoCoreError, Cause]] = [
     (EndpointConnectionError(endpoint_url=URL), Cause.NETWORK),
     (ProxyConnectionError(proxy_url=URL), Cause.NETWORK),
     (ConnectionClosedError(endpoint_url=URL), Cause.NETWORK),
-    (SSLError(endpoint_url=URL, error="bad certificate"), Cause.NETWORK),
+    (SSLError(endpoint_url=URL, error=OSError("bad certificate")), Cause.NETWORK),
     (HTTPClientError(error="no such host"), Cause.NETWORK),
     (NoCredentialsError(), Cause.OWN_CREDENTIALS),
     (PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"), Cause.OWN_CREDENTIALS),
@@ -169,7 +169,7 @@ def test_each_error_of_aws_has_its_cause_and_outcome(row: Row) -> None:
     assert classified.aws_error_code == (row.code or None)
 
 
-@pytest.mark.parametrize(("error", "cause"), TRANSPORT, ids=lambda each: type(each).__name__ if each else None)
+@pytest.mark.parametrize(("error", "cause"), TRANSPORT, ids=lambda each: type(each).__name__)
 @pytest.mark.parametrize("operation", ["AssumeRole", "DescribeKey", "Decrypt"])
 def test_a_call_that_did_not_get_through_says_nothing_about_the_key(
     error: BotoCoreError, cause: Cause, operation: str

@@ -117,16 +117,19 @@ class KmsProber:
         """Try the operations of a registered key.
 
         A failure with a session that was used before is looked at again with a fresh one: the session of a
-        role that was since deleted or made again fails whatever the customer has mended.
+        role that was since deleted or made again fails whatever the customer has mended. Both looks share one
+        budget of time.
         """
-        answer, reused = self._probe_once(key)
+        began = time.monotonic()
+        answer, reused = self._probe_once(key, began)
         if reused and answer.verdict.outcome is not Outcome.HEALTHY:
             self._role_credentials().forget(key.role_arn, key.external_id)
-            answer, _ = self._probe_once(key)
+            if time.monotonic() - began <= BUDGET_SECONDS:
+                answer, _ = self._probe_once(key, began)
         return answer
 
-    def _probe_once(self, key: Key) -> tuple[ProbeAnswer, bool]:
-        run = _Run(self._clock, _subject(key))
+    def _probe_once(self, key: Key, began: float) -> tuple[ProbeAnswer, bool]:
+        run = _Run(self._clock, _subject(key), began)
         if not key.baseline.intact:
             return ProbeAnswer(verdict=run.damaged_baseline(), facts=None), False
         reused = False
@@ -147,7 +150,7 @@ class KmsProber:
 
     def probe_registration(self, registration: Registration) -> RegistrationAnswer:
         """Try a key and its role before they are registered, and make the registration ciphertext."""
-        run = _Run(self._clock, _registration_subject(registration))
+        run = _Run(self._clock, _registration_subject(registration), time.monotonic())
         checks: bool | None = None
         baseline: Baseline | None = None
         stopped: _StoppedError | None = None
@@ -235,13 +238,13 @@ def _registration_subject(registration: Registration) -> Subject:
 
 
 class _Run:
-    """One probe: what it tried, what it learned, how long it took."""
+    """One probe: what it tried, what it learned, how long it took since `began`."""
 
-    def __init__(self, clock: Clock, subject: Subject) -> None:
+    def __init__(self, clock: Clock, subject: Subject, began: float) -> None:
         self._clock = clock
         self._subject = subject
         self._probed_at: datetime = clock.now()
-        self._began = time.monotonic()
+        self._began = began
         self._key_state: str | None = None
         self._findings: list[Finding] = []
         self.facts: KeyFacts | None = None

@@ -141,7 +141,7 @@ def make_alert(
         remediation=AlertRemediation(
             summary=remediation.summary,
             commands=remediation.commands,
-            runbook=f"docs/alerts.md#{kind.replace('.', '').replace('_', '')}",
+            runbook=f"docs/alerts.md#{kind.replace('.', '')}",
         ),
         occurred_at=occurred_at,
         detected_at=detected_at,

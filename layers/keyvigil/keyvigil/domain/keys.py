@@ -148,19 +148,20 @@ def probe_context(project_id: str) -> dict[str, str]:
     return {"tested-by": "KeyVigil", "purpose": "availability-probe", "project": project_id}
 
 
-RECHECK_SECONDS = 60
-"""How soon a key that is not HEALTHY, or about which nothing is known, is looked at again."""
+TROUBLED_AFTER = timedelta(seconds=5)
+"""How soon a key that is not HEALTHY, or about which nothing is known, is due again: for every sweep, whatever second
+of its minute that runs in, but no sooner than a probe would count."""
 
 
 def next_due(project_id: str, key_id: str, health: Health, interval_minutes: int, now: datetime) -> datetime:
-    """When a key is to be probed next, always on a whole minute, because sweeps run on whole minutes.
+    """When a key is to be probed next. There is a sweep every minute.
 
-    Healthy keys are spread evenly over their interval by a hash of their id, which no restart changes.
-    A key that is not HEALTHY, or is UNKNOWN, is due in the next minute.
+    Healthy keys are spread evenly over the whole minutes of their interval, by a hash of their id that no
+    restart changes. A key that is not HEALTHY, or is UNKNOWN, is due for every sweep.
     """
-    minute = int(now.timestamp()) // 60
-    troubled = health.status is not KeyStatus.HEALTHY or health.unknown_since is not None
-    interval = 1 if troubled else interval_minutes
+    if health.status is not KeyStatus.HEALTHY or health.unknown_since is not None:
+        return now + TROUBLED_AFTER
+    minute, interval = int(now.timestamp()) // 60, interval_minutes
     digest = hashlib.sha256(f"{project_id}/{key_id}".encode()).digest()
     offset = int.from_bytes(digest[:8]) % interval
     ahead = (offset - minute) % interval or interval

@@ -1,0 +1,899 @@
+"""The prober against stubbed AWS clients: what it asks, in which order, as whom, and what it makes of the answers."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import boto3
+import pytest
+from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import ClientError
+from botocore.stub import ANY, Stubber
+
+from keyvigil.adapters import aws, kms_prober
+from keyvigil.adapters.kms_prober import (
+    BUDGET_SECONDS,
+    CACHED_ROLES,
+    PLAINTEXT,
+    REUSE_SECONDS,
+    KmsProber,
+    RoleCredentials,
+)
+from keyvigil.domain.keys import Baseline, Key, KeyUse, Registration, probe_context
+from keyvigil.domain.verdicts import Cause, Outcome
+from keyvigil.ports import RegistrationAnswer
+from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, NOW, ROLE_ARN, key
+from tests.fakes import FakeClock, changed
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient
+    from mypy_boto3_sts import STSClient
+
+ALIAS_ARN = KEY_ARN.replace(f"key/{KMS_KEY}", "alias/vectors")
+OLD_CIPHERTEXT = b"made at registration"
+NEW_CIPHERTEXT = b"made a moment ago"
+CONTEXT = {"tested-by": "KeyVigil", "made-in": "2025"}
+
+
+class FakeTime:
+    """A stop-watch that a test moves, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call to AWS: the operation, and whose access key signs it (None: KeyVigil's own)."""
+
+    operation: str
+    signed_by: str | None
+
+
+@dataclass
+class Aws:
+    """Stubbed KMS and STS. Answers are laid ready in order; `calls` is what was really asked."""
+
+    kms: Stubber
+    sts: Stubber
+    time: FakeTime
+    calls: list[Call] = field(default_factory=list)
+    seconds_a_call: float = 0
+    sessions: int = 0
+
+    def note(self, model: Any, **_: Any) -> None:
+        tenant = aws._tenant.get()
+        self.calls.append(Call(model.name, tenant.access_key if tenant else None))
+        self.time.seconds += self.seconds_a_call
+
+    @property
+    def asked(self) -> list[str]:
+        return [call.operation for call in self.calls]
+
+    def role_gives_a_session(self, external_id: Any = EXTERNAL_ID) -> str:
+        """Lay an AssumeRole ready that must be asked exactly as it should be; return the session's access key."""
+        self.sessions += 1
+        access_key = f"ASIASESSION{self.sessions:09d}"
+        self.sts.add_response(
+            "assume_role",
+            {
+                "Credentials": {
+                    "AccessKeyId": access_key,
+                    "SecretAccessKey": "made-up",
+                    "SessionToken": f"token-{self.sessions}",
+                    "Expiration": NOW,
+                }
+            },
+            self._assume(external_id),
+        )
+        return access_key
+
+    def role_refuses(self, external_id: Any = EXTERNAL_ID, code: str = "AccessDenied") -> None:
+        self.sts.add_client_error("assume_role", code, http_status_code=403, expected_params=self._assume(external_id))
+
+    def _assume(self, external_id: Any) -> dict[str, Any]:
+        expected = {"RoleArn": ROLE_ARN, "RoleSessionName": "KeyVigil-acme-prod", "DurationSeconds": 900}
+        return expected if external_id is None else {**expected, "ExternalId": external_id}
+
+    def describes(self, *, asked_for: str = KEY_ARN, **metadata: Any) -> None:
+        document = {
+            "KeyId": KMS_KEY,
+            "Arn": KEY_ARN,
+            "KeyState": "Enabled",
+            "KeyUsage": "ENCRYPT_DECRYPT",
+            "KeySpec": "SYMMETRIC_DEFAULT",
+            "MultiRegion": False,
+            **metadata,
+        }
+        self.kms.add_response("describe_key", {"KeyMetadata": document}, {"KeyId": asked_for})
+
+    def encrypts(self, context: dict[str, str] = CONTEXT) -> None:
+        expected = {"KeyId": KEY_ARN, "Plaintext": PLAINTEXT, "EncryptionContext": context}
+        self.kms.add_response("encrypt", {"CiphertextBlob": NEW_CIPHERTEXT, "KeyId": KEY_ARN}, expected)
+
+    def decrypts(
+        self,
+        ciphertext: bytes = OLD_CIPHERTEXT,
+        context: dict[str, str] = CONTEXT,
+        plaintext: bytes = PLAINTEXT,
+    ) -> None:
+        expected = {"KeyId": KEY_ARN, "CiphertextBlob": ciphertext, "EncryptionContext": context}
+        self.kms.add_response("decrypt", {"Plaintext": plaintext, "KeyId": KEY_ARN}, expected)
+
+    def makes_data_keys(self, context: dict[str, str] = CONTEXT) -> None:
+        expected = {"KeyId": KEY_ARN, "KeySpec": "AES_256", "EncryptionContext": context}
+        answer = {"CiphertextBlob": b"wrapped", "Plaintext": b"bare", "KeyId": KEY_ARN}
+        self.kms.add_response("generate_data_key", answer, expected)
+
+    def refuses(self, operation: str, code: str, status: int = 400) -> None:
+        self.kms.add_client_error(operation, code, http_status_code=status)
+
+    def everything_works(self) -> None:
+        self.describes()
+        self.encrypts()
+        self.decrypts()
+
+
+@pytest.fixture(scope="module")
+def clients() -> "tuple[KMSClient, STSClient]":
+    session = boto3.Session("AKIAKEYVIGILITSELF01", "made-up", region_name="us-west-2")
+    return session.client("kms"), session.client("sts")
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    fake = FakeTime()
+    monkeypatch.setattr(kms_prober, "time", fake)
+    return fake
+
+
+@pytest.fixture
+def cloud(clients: "tuple[KMSClient, STSClient]", time: FakeTime) -> Iterator[Aws]:
+    kms, sts = clients
+    with Stubber(kms) as kms_stub, Stubber(sts) as sts_stub:
+        cloud = Aws(kms_stub, sts_stub, time)
+        for client in clients:
+            client.meta.events.register("provide-client-params.*.*", cloud.note)
+        yield cloud
+        for client in clients:
+            client.meta.events.unregister("provide-client-params.*.*", cloud.note)
+        kms_stub.assert_no_pending_responses()
+        sts_stub.assert_no_pending_responses()
+
+
+@pytest.fixture
+def regions(monkeypatch: pytest.MonkeyPatch, clients: "tuple[KMSClient, STSClient]") -> list[str]:
+    """The Regions that the prober asked a KMS client for."""
+    asked: list[str] = []
+
+    def kms(_: KmsProber, region: str) -> "KMSClient":
+        asked.append(region)
+        return clients[0]
+
+    monkeypatch.setattr(KmsProber, "_kms", kms)
+    return asked
+
+
+@pytest.fixture
+def prober(clients: "tuple[KMSClient, STSClient]", regions: list[str], time: FakeTime) -> KmsProber:
+    prober = KmsProber(FakeClock())
+    prober._roles = RoleCredentials(clients[1])
+    return prober
+
+
+def registered(**fields: Any) -> Key:
+    return key(baseline=Baseline.of(OLD_CIPHERTEXT, CONTEXT, NOW), **fields)
+
+
+REGISTRATION = Registration(
+    project_id="acme-prod",
+    key_arn=KEY_ARN,
+    role_arn=ROLE_ARN,
+    external_id=EXTERNAL_ID,
+    use=KeyUse.CMEK,
+    context=probe_context("acme-prod"),
+)
+
+
+# --- a registered key -------------------------------------------------------------------------------------------
+
+
+def test_a_working_cmek_key_is_described_encrypted_with_and_decrypted_with(
+    prober: KmsProber, cloud: Aws, regions: list[str]
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+
+    answer = prober.probe(registered())
+
+    assert cloud.asked == ["AssumeRole", "DescribeKey", "Encrypt", "Decrypt"]
+    assert regions == ["us-west-2"]
+    assert answer.verdict.outcome is Outcome.HEALTHY
+    assert answer.verdict.cause is None
+    assert answer.verdict.remediation is None
+    assert answer.verdict.findings == ()
+    assert answer.verdict.message == "The key works: DescribeKey, Encrypt, Decrypt succeeded."
+    assert answer.verdict.probed_at == NOW
+
+
+def test_a_cse_key_must_also_make_data_keys(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.makes_data_keys()
+
+    answer = prober.probe(registered(use=KeyUse.CSE))
+
+    assert cloud.asked == ["AssumeRole", "DescribeKey", "Encrypt", "Decrypt", "GenerateDataKey"]
+    assert answer.verdict.outcome is Outcome.HEALTHY
+
+
+def test_a_cse_key_that_may_not_make_data_keys_is_unhealthy(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.refuses("generate_data_key", "AccessDeniedException")
+
+    answer = prober.probe(registered(use=KeyUse.CSE))
+
+    assert (answer.verdict.cause, answer.verdict.operation) == (Cause.ACCESS_DENIED, "GenerateDataKey")
+
+
+def test_kms_is_asked_as_the_customers_role_and_sts_as_keyvigil_itself(prober: KmsProber, cloud: Aws) -> None:
+    access_key = cloud.role_gives_a_session()
+    cloud.everything_works()
+
+    prober.probe(registered())
+
+    assert cloud.calls == [
+        Call("AssumeRole", None),
+        Call("DescribeKey", access_key),
+        Call("Encrypt", access_key),
+        Call("Decrypt", access_key),
+    ]
+    assert aws._tenant.get() is None, "nobody acts as the customer after the probe"
+
+
+def test_nobody_acts_as_the_customer_after_a_probe_that_failed(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.refuses("describe_key", "NotFoundException")
+
+    prober.probe(registered())
+
+    assert aws._tenant.get() is None
+
+
+def test_what_is_decrypted_is_the_ciphertext_made_at_registration_under_its_stored_context(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    context = {"an": "old one", "project": "acme-prod"}
+    cloud.role_gives_a_session()
+    cloud.describes()
+    cloud.encrypts(context=context)
+    cloud.decrypts(ciphertext=b"the old data", context=context)
+
+    answer = prober.probe(changed(registered(), baseline=Baseline.of(b"the old data", context, NOW)))
+
+    # The stubs take no other parameters than these.
+    assert answer.verdict.outcome is Outcome.HEALTHY
+
+
+def test_a_key_that_opens_new_data_but_no_longer_the_old_is_unhealthy(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes()
+    cloud.encrypts()
+    cloud.refuses("decrypt", "InvalidCiphertextException")
+
+    verdict = prober.probe(registered()).verdict
+
+    assert (verdict.outcome, verdict.cause, verdict.operation) == (
+        Outcome.UNHEALTHY,
+        Cause.CIPHERTEXT_UNREADABLE,
+        "Decrypt",
+    )
+    assert verdict.aws_error_code == "InvalidCiphertextException"
+
+
+def test_a_plaintext_that_is_not_ours_means_that_the_ciphertext_is_unreadable(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes()
+    cloud.encrypts()
+    cloud.decrypts(plaintext=b"something else")
+
+    verdict = prober.probe(registered()).verdict
+
+    assert verdict.cause is Cause.CIPHERTEXT_UNREADABLE
+    assert verdict.aws_error_code is None
+
+
+def test_a_ciphertext_that_we_damaged_says_nothing_about_the_key_and_aws_is_not_asked(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    damaged = Baseline(
+        ciphertext=b"made at registratiom",
+        checksum=hashlib.sha256(OLD_CIPHERTEXT).hexdigest(),
+        context=CONTEXT,
+        made_at=NOW,
+    )
+
+    answer = prober.probe(key(baseline=damaged))
+
+    assert cloud.asked == []
+    assert answer.verdict.outcome is Outcome.UNKNOWN
+    assert answer.verdict.cause is Cause.UNCLASSIFIED
+    assert "damaged" in answer.verdict.message
+    assert answer.facts is None
+
+
+def test_decrypt_can_be_denied_by_itself(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes()
+    cloud.encrypts()
+    cloud.refuses("decrypt", "AccessDeniedException")
+
+    verdict = prober.probe(registered()).verdict
+
+    assert (verdict.outcome, verdict.cause, verdict.operation) == (
+        Outcome.UNHEALTHY,
+        Cause.ACCESS_DENIED,
+        "Decrypt",
+    )
+    assert verdict.message == f"The role {ROLE_ARN} may not use kms:Decrypt on {KEY_ARN}."
+    assert verdict.remediation is not None
+    assert "kms:Decrypt" in verdict.remediation.commands[0]
+
+
+def test_a_denied_describe_key_is_a_finding_and_no_outage(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.refuses("describe_key", "AccessDeniedException")
+    cloud.encrypts()
+    cloud.decrypts()
+
+    answer = prober.probe(registered())
+
+    assert answer.verdict.outcome is Outcome.HEALTHY
+    assert [finding.code for finding in answer.verdict.findings] == ["DESCRIBE_KEY_DENIED"]
+    assert "kms:DescribeKey" in answer.verdict.findings[0].message
+    assert answer.facts is None, "what was known before stays"
+
+
+def test_a_throttled_describe_key_ends_the_probe_as_unknown(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.refuses("describe_key", "ThrottlingException")
+
+    verdict = prober.probe(registered()).verdict
+
+    assert (verdict.outcome, verdict.cause, verdict.operation) == (
+        Outcome.UNKNOWN,
+        Cause.THROTTLED,
+        "DescribeKey",
+    )
+
+
+def test_a_disabled_key_is_unhealthy_with_the_command_that_enables_it(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes(KeyState="Disabled")
+    cloud.refuses("encrypt", "DisabledException")
+
+    verdict = prober.probe(registered()).verdict
+
+    assert (verdict.outcome, verdict.cause, verdict.operation) == (
+        Outcome.UNHEALTHY,
+        Cause.KEY_DISABLED,
+        "Encrypt",
+    )
+    assert verdict.aws_error_code == "DisabledException"
+    assert verdict.remediation is not None
+    assert verdict.remediation.commands == (f"aws kms enable-key --region us-west-2 --key-id {KEY_ARN}",)
+
+
+@pytest.mark.parametrize("code", ["DisabledException", "KMSInvalidStateException"])
+def test_a_key_pending_deletion_says_on_which_day_it_will_be_gone(prober: KmsProber, cloud: Aws, code: str) -> None:
+    when = datetime(2026, 12, 1, 12, 0, tzinfo=UTC)
+    cloud.role_gives_a_session()
+    cloud.describes(KeyState="PendingDeletion", DeletionDate=when)
+    cloud.refuses("encrypt", code)
+
+    answer = prober.probe(registered())
+
+    assert answer.verdict.cause is Cause.KEY_PENDING_DELETION
+    assert "2026-12-01" in answer.verdict.message
+    assert answer.facts is not None
+    assert answer.facts.deletion_date == when
+
+
+def test_what_describe_key_tells_is_kept(prober: KmsProber, cloud: Aws) -> None:
+    expires = datetime(2027, 1, 1, tzinfo=UTC)
+    cloud.role_gives_a_session()
+    cloud.describes(
+        MultiRegion=True,
+        ValidTo=expires,
+        MultiRegionConfiguration={
+            "MultiRegionKeyType": "PRIMARY",
+            "PrimaryKey": {"Arn": KEY_ARN, "Region": "us-west-2"},
+            "ReplicaKeys": [{"Arn": KEY_ARN, "Region": "eu-west-1"}, {"Arn": KEY_ARN, "Region": "us-east-1"}],
+        },
+    )
+    cloud.encrypts()
+    cloud.decrypts()
+
+    facts = prober.probe(registered()).facts
+
+    assert facts is not None
+    assert facts.multi_region is True
+    assert facts.replica_regions == ("eu-west-1", "us-east-1")
+    assert facts.material_expires_at == expires
+    assert facts.deletion_date is None
+
+
+def test_an_external_key_store_out_of_reach_is_unknown_because_the_key_is_enabled(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes(KeyState="Enabled")
+    cloud.refuses("encrypt", "KMSInvalidStateException")
+
+    verdict = prober.probe(registered()).verdict
+
+    assert (verdict.outcome, verdict.cause) == (Outcome.UNKNOWN, Cause.KEY_STORE_UNREACHABLE)
+
+
+def test_a_role_that_cannot_be_assumed_is_unhealthy_and_kms_is_not_asked(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_refuses()
+
+    verdict = prober.probe(registered()).verdict
+
+    assert cloud.asked == ["AssumeRole"]
+    assert (verdict.outcome, verdict.cause, verdict.operation) == (
+        Outcome.UNHEALTHY,
+        Cause.ROLE_NOT_ASSUMABLE,
+        "AssumeRole",
+    )
+
+
+def test_our_own_expired_credentials_say_nothing_about_the_key(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_refuses(code="ExpiredToken")
+
+    verdict = prober.probe(registered()).verdict
+
+    assert (verdict.outcome, verdict.cause) == (Outcome.UNKNOWN, Cause.OWN_CREDENTIALS)
+
+
+# --- time -------------------------------------------------------------------------------------------------------
+
+
+def test_a_probe_that_takes_too_long_begins_no_further_operation(prober: KmsProber, cloud: Aws) -> None:
+    cloud.seconds_a_call = BUDGET_SECONDS / 2
+    cloud.role_gives_a_session()
+    cloud.describes()
+    cloud.encrypts()
+
+    verdict = prober.probe(registered()).verdict
+
+    assert cloud.asked == ["AssumeRole", "DescribeKey", "Encrypt"]
+    assert (verdict.outcome, verdict.cause, verdict.operation) == (
+        Outcome.UNKNOWN,
+        Cause.TIMEOUT,
+        "Decrypt",
+    )
+
+
+def test_the_latency_of_a_verdict_is_the_whole_probes(prober: KmsProber, cloud: Aws) -> None:
+    cloud.seconds_a_call = 0.25
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+
+    assert prober.probe(registered()).verdict.latency_ms == 1000
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------
+
+
+def test_two_probes_of_one_role_assume_it_once(prober: KmsProber, cloud: Aws) -> None:
+    access_key = cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.everything_works()
+
+    prober.probe(registered())
+    prober.probe(registered())
+
+    assert cloud.asked.count("AssumeRole") == 1
+    assert {call.signed_by for call in cloud.calls[1:]} == {access_key}
+
+
+def test_a_failure_with_a_session_used_before_is_looked_at_again_with_a_fresh_one(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    first = cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.describes()
+    cloud.refuses("encrypt", "AccessDeniedException")
+    second = cloud.role_gives_a_session()
+    cloud.everything_works()
+
+    prober.probe(registered())
+    verdict = prober.probe(registered()).verdict
+
+    assert verdict.outcome is Outcome.HEALTHY
+    assert [call.signed_by for call in cloud.calls[4:]] == [first, first, None, second, second, second]
+
+
+def test_a_failure_that_a_fresh_session_shows_too_is_the_verdict(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.describes()
+    cloud.refuses("encrypt", "AccessDeniedException")
+    cloud.role_refuses()
+
+    prober.probe(registered())
+    verdict = prober.probe(registered()).verdict
+
+    assert (verdict.cause, verdict.operation) == (Cause.ROLE_NOT_ASSUMABLE, "AssumeRole")
+
+
+def test_a_failure_with_a_fresh_session_is_not_looked_at_again(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes()
+    cloud.refuses("encrypt", "AccessDeniedException")
+
+    prober.probe(registered())
+
+    assert cloud.asked == ["AssumeRole", "DescribeKey", "Encrypt"]
+
+
+def test_looking_twice_takes_no_longer_than_one_probe_may(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    prober.probe(registered())
+    cloud.calls.clear()
+    cloud.seconds_a_call = BUDGET_SECONDS / 2
+    cloud.describes()
+    cloud.refuses("encrypt", "AccessDeniedException")
+    cloud.role_gives_a_session()
+
+    verdict = prober.probe(registered()).verdict
+
+    assert cloud.asked == ["DescribeKey", "Encrypt", "AssumeRole"]
+    assert (verdict.outcome, verdict.cause) == (Outcome.UNKNOWN, Cause.TIMEOUT)
+
+
+def test_a_probe_whose_time_is_over_is_not_looked_at_again_but_its_session_is_dropped(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    prober.probe(registered())
+    cloud.seconds_a_call = BUDGET_SECONDS + 1
+    cloud.describes()
+
+    verdict = prober.probe(registered()).verdict
+
+    assert (verdict.cause, verdict.operation) == (Cause.TIMEOUT, "Encrypt")
+    cloud.seconds_a_call = 0
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    prober.probe(registered())
+    assert cloud.asked.count("AssumeRole") == 2
+
+
+class CountingSts:
+    """STS as far as RoleCredentials uses it; each session is numbered."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def assume_role(self, **parameters: Any) -> dict[str, Any]:
+        self.asked.append(parameters)
+        number = len(self.asked)
+        return {
+            "Credentials": {
+                "AccessKeyId": f"access-{number}",
+                "SecretAccessKey": f"secret-{number}",
+                "SessionToken": f"token-{number}",
+            }
+        }
+
+
+@pytest.fixture
+def sts() -> CountingSts:
+    return CountingSts()
+
+
+@pytest.fixture
+def roles(sts: CountingSts, time: FakeTime) -> RoleCredentials:
+    return RoleCredentials(cast("STSClient", sts))
+
+
+def test_a_session_is_used_for_ten_minutes_and_then_made_again(
+    roles: RoleCredentials, sts: CountingSts, time: FakeTime
+) -> None:
+    first, reused = roles.get(ROLE_ARN, EXTERNAL_ID, "acme-prod")
+    assert first == ReadOnlyCredentials("access-1", "secret-1", "token-1")
+    assert not reused
+
+    time.seconds += REUSE_SECONDS - 1
+    assert roles.get(ROLE_ARN, EXTERNAL_ID, "acme-prod") == (first, True)
+
+    time.seconds += 1
+    again, reused = roles.get(ROLE_ARN, EXTERNAL_ID, "acme-prod")
+    assert again.access_key == "access-2"
+    assert not reused
+
+
+def test_a_session_ends_ten_minutes_after_it_was_asked_for_however_long_sts_took(
+    roles: RoleCredentials, sts: CountingSts, time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = sts.assume_role
+
+    def slowly(**parameters: Any) -> dict[str, Any]:
+        time.seconds += 5
+        return given(**parameters)
+
+    monkeypatch.setattr(sts, "assume_role", slowly)
+    roles.get(ROLE_ARN, EXTERNAL_ID, "acme-prod")
+    time.seconds += REUSE_SECONDS - 5
+
+    _, reused = roles.get(ROLE_ARN, EXTERNAL_ID, "acme-prod")
+
+    assert not reused
+
+
+def test_a_session_is_reused_within_the_fifteen_minutes_that_sts_gives_it() -> None:
+    assert REUSE_SECONDS + 300 <= kms_prober.SESSION_SECONDS
+
+
+def test_one_project_never_gets_a_session_made_with_anothers_external_id(
+    roles: RoleCredentials, sts: CountingSts
+) -> None:
+    mine, _ = roles.get(ROLE_ARN, "external-mine", "acme-prod")
+    theirs, reused = roles.get(ROLE_ARN, "external-theirs", "other")
+
+    assert mine != theirs
+    assert not reused
+    assert [asked["ExternalId"] for asked in sts.asked] == ["external-mine", "external-theirs"]
+    assert [asked["RoleSessionName"] for asked in sts.asked] == ["KeyVigil-acme-prod", "KeyVigil-other"]
+
+
+def test_a_forgotten_session_is_made_again(roles: RoleCredentials) -> None:
+    roles.get(ROLE_ARN, EXTERNAL_ID, "acme-prod")
+    roles.forget(ROLE_ARN, EXTERNAL_ID)
+
+    again, reused = roles.get(ROLE_ARN, EXTERNAL_ID, "acme-prod")
+
+    assert again.access_key == "access-2"
+    assert not reused
+
+
+def test_no_more_sessions_are_kept_than_a_sandbox_can_hold(roles: RoleCredentials, sts: CountingSts) -> None:
+    for number in range(CACHED_ROLES + 5):
+        roles.get(f"{ROLE_ARN}-{number}", EXTERNAL_ID, "acme-prod")
+
+    assert len(roles._held) == CACHED_ROLES
+    _, newest_reused = roles.get(f"{ROLE_ARN}-{CACHED_ROLES + 4}", EXTERNAL_ID, "acme-prod")
+    _, oldest_reused = roles.get(f"{ROLE_ARN}-0", EXTERNAL_ID, "acme-prod")
+    assert newest_reused
+    assert not oldest_reused
+
+
+# --- registration -----------------------------------------------------------------------------------------------
+
+
+def register(prober: KmsProber, **fields: Any) -> RegistrationAnswer:
+    return prober.probe_registration(changed(REGISTRATION, **fields))
+
+
+def role_checks_the_external_id(cloud: Aws) -> str:
+    """Right ExternalId: a session. None, and a wrong one: refused."""
+    access_key = cloud.role_gives_a_session()
+    cloud.role_refuses(external_id=None)
+    cloud.role_refuses(external_id=ANY)
+    return access_key
+
+
+def test_registering_tries_the_role_three_times_and_then_the_key(prober: KmsProber, cloud: Aws) -> None:
+    access_key = role_checks_the_external_id(cloud)
+    context = probe_context("acme-prod")
+    cloud.describes()
+    cloud.encrypts(context=context)
+    cloud.decrypts(ciphertext=NEW_CIPHERTEXT, context=context)
+
+    answer = register(prober)
+
+    assert [call.operation for call in cloud.calls] == [*["AssumeRole"] * 3, "DescribeKey", "Encrypt", "Decrypt"]
+    assert [call.signed_by for call in cloud.calls] == [*[None] * 3, *[access_key] * 3]
+    assert answer.verdict.outcome is Outcome.HEALTHY
+    assert answer.role_checks_external_id is True
+    assert answer.key_arn == KEY_ARN
+    assert answer.facts is not None
+
+
+def test_the_ciphertext_made_at_registration_is_kept_with_its_context_and_checksum(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    role_checks_the_external_id(cloud)
+    context = probe_context("acme-prod")
+    cloud.describes()
+    cloud.encrypts(context=context)
+    cloud.decrypts(ciphertext=NEW_CIPHERTEXT, context=context)
+
+    baseline = register(prober).baseline
+
+    assert baseline is not None
+    assert baseline.ciphertext == NEW_CIPHERTEXT
+    assert baseline.context == context
+    assert baseline.intact
+    assert baseline.made_at == NOW
+
+
+def test_a_role_that_can_be_assumed_without_the_external_id_is_found_out_before_kms_is_asked(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.role_gives_a_session(external_id=None)
+
+    answer = register(prober)
+
+    assert answer.role_checks_external_id is False
+    assert answer.baseline is None
+    assert cloud.asked == ["AssumeRole", "AssumeRole"]
+
+
+def test_a_role_that_can_be_assumed_with_any_external_id_is_found_out_before_kms_is_asked(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.role_refuses(external_id=None)
+    cloud.role_gives_a_session(external_id=ANY)
+
+    answer = register(prober)
+
+    assert answer.role_checks_external_id is False
+    assert answer.baseline is None
+    assert cloud.asked == ["AssumeRole"] * 3
+
+
+def test_the_wrong_external_id_is_one_that_nobody_can_foresee(
+    prober: KmsProber, clients: "tuple[KMSClient, STSClient]", sts: CountingSts
+) -> None:
+    prober._roles = RoleCredentials(cast("STSClient", sts))
+    seen = set()
+    for _ in range(3):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(prober._roles, "assume", RefusingOnce(prober._roles))
+            register(prober)
+        seen.add(sts.asked[-1]["ExternalId"])
+
+    assert len(seen) == 3
+    assert all(len(each) >= 32 and each != EXTERNAL_ID for each in seen)
+
+
+class RefusingOnce:
+    """AssumeRole of a role that refuses us without an ExternalId, and takes any."""
+
+    def __init__(self, roles: RoleCredentials) -> None:
+        self._assume = roles.assume
+
+    def __call__(self, role_arn: str, external_id: str | None, project_id: str) -> ReadOnlyCredentials:
+        if external_id is None:
+            raise ClientError({"Error": {"Code": "AccessDenied"}}, "AssumeRole")
+        return self._assume(role_arn, external_id, project_id)
+
+
+@pytest.mark.parametrize("refused_before", [0, 1])
+def test_throttling_while_the_external_id_is_tested_leaves_everything_unknown(
+    prober: KmsProber, cloud: Aws, refused_before: int
+) -> None:
+    cloud.role_gives_a_session()
+    if refused_before:
+        cloud.role_refuses(external_id=None)
+    cloud.role_refuses(external_id=ANY if refused_before else None, code="Throttling")
+
+    answer = register(prober)
+
+    assert answer.role_checks_external_id is None
+    assert (answer.verdict.outcome, answer.verdict.cause) == (Outcome.UNKNOWN, Cause.THROTTLED)
+    assert answer.baseline is None
+    assert "DescribeKey" not in cloud.asked
+
+
+def test_a_role_that_refuses_the_right_external_id_is_not_tried_with_wrong_ones(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_refuses()
+
+    answer = register(prober)
+
+    assert answer.role_checks_external_id is None
+    assert answer.verdict.cause is Cause.ROLE_NOT_ASSUMABLE
+    assert cloud.asked == ["AssumeRole"]
+
+
+def test_an_alias_is_resolved_once_and_everything_else_uses_the_key_arn(
+    prober: KmsProber, cloud: Aws, regions: list[str]
+) -> None:
+    role_checks_the_external_id(cloud)
+    context = probe_context("acme-prod")
+    cloud.describes(asked_for=ALIAS_ARN)
+    cloud.encrypts(context=context)
+    cloud.decrypts(ciphertext=NEW_CIPHERTEXT, context=context)
+
+    answer = register(prober, key_arn=ALIAS_ARN)
+
+    # The stubs take no other KeyId than KEY_ARN.
+    assert answer.verdict.outcome is Outcome.HEALTHY
+    assert answer.key_arn == KEY_ARN
+    assert regions == ["us-west-2"]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"KeyUsage": "SIGN_VERIFY", "KeySpec": "ECC_NIST_P256"},
+        {"KeyUsage": "GENERATE_VERIFY_MAC", "KeySpec": "HMAC_256"},
+        {"KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "RSA_4096"},
+    ],
+    ids=["signing", "mac", "asymmetric"],
+)
+def test_a_key_that_is_not_for_symmetric_encryption_is_refused_without_trying_it(
+    prober: KmsProber, cloud: Aws, metadata: dict[str, str]
+) -> None:
+    role_checks_the_external_id(cloud)
+    cloud.describes(**metadata)
+
+    answer = register(prober)
+
+    assert (answer.verdict.outcome, answer.verdict.cause) == (Outcome.UNHEALTHY, Cause.KEY_WRONG_USAGE)
+    assert cloud.asked[-1] == "DescribeKey"
+    assert answer.baseline is None
+
+
+def test_registration_needs_describe_key(prober: KmsProber, cloud: Aws) -> None:
+    role_checks_the_external_id(cloud)
+    cloud.refuses("describe_key", "AccessDeniedException")
+
+    answer = register(prober)
+
+    assert (answer.verdict.outcome, answer.verdict.cause, answer.verdict.operation) == (
+        Outcome.UNHEALTHY,
+        Cause.ACCESS_DENIED,
+        "DescribeKey",
+    )
+
+
+def test_a_key_that_encrypts_but_does_not_decrypt_leaves_no_baseline(prober: KmsProber, cloud: Aws) -> None:
+    role_checks_the_external_id(cloud)
+    cloud.describes()
+    cloud.encrypts(context=probe_context("acme-prod"))
+    cloud.refuses("decrypt", "AccessDeniedException")
+
+    answer = register(prober)
+
+    assert (answer.verdict.cause, answer.verdict.operation) == (Cause.ACCESS_DENIED, "Decrypt")
+    assert answer.baseline is None
+
+
+def test_registering_a_cse_key_makes_a_data_key_too(prober: KmsProber, cloud: Aws) -> None:
+    role_checks_the_external_id(cloud)
+    context = probe_context("acme-prod")
+    cloud.describes()
+    cloud.encrypts(context=context)
+    cloud.decrypts(ciphertext=NEW_CIPHERTEXT, context=context)
+    cloud.makes_data_keys(context=context)
+
+    assert register(prober, use=KeyUse.CSE).verdict.outcome is Outcome.HEALTHY
+
+
+def test_a_slow_registration_ends_within_its_time_as_unknown(prober: KmsProber, cloud: Aws) -> None:
+    cloud.seconds_a_call = BUDGET_SECONDS / 3
+    role_checks_the_external_id(cloud)
+    cloud.describes()
+
+    answer = register(prober)
+
+    assert (answer.verdict.outcome, answer.verdict.cause, answer.verdict.operation) == (
+        Outcome.UNKNOWN,
+        Cause.TIMEOUT,
+        "Encrypt",
+    )
+    assert answer.baseline is None
