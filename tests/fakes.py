@@ -11,7 +11,7 @@ from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key, Registration, Trigger
 from keyvigil.domain.projects import Project, Subscription
-from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError
+from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
 from keyvigil.ports import (
     CheckMessage,
     CheckQueue,
@@ -103,6 +103,9 @@ class MemoryStore(Store):
         if len(writes) > 100:
             message = "a transaction takes 100 writes"
             raise ValueError(message)
+        if len({place(write.entity) for write in writes}) < len(writes):
+            message = "a transaction names an item once"
+            raise ValueError(message)
         hook, self.before_commit = self.before_commit, None
         if hook is not None:
             hook()
@@ -176,6 +179,8 @@ class MemoryStore(Store):
         return cast("OutboxRow | None", self.items.get(("outbox", row_id)))
 
     def _page[T](self, items: list[T], limit: int, token: str | None) -> Page[T]:
+        if token is not None and not (token.isascii() and token.isdecimal()):
+            raise RefusedError(400, "Invalid next_token", "Pass the `next_token` of the page before, as it was given.")
         start = int(token) if token else 0
         end = start + limit
         return Page(tuple(items[start:end]), str(end) if end < len(items) else None)

@@ -59,8 +59,11 @@ class CustomerAccount:
             RoleName=role_name, PolicyDocument=trust_policy(monitor_role_arn, external_id)
         )
 
-    def create_key(self, role_arn: str, *, region: str | None = None) -> RegistrableKey:
-        """Create a symmetric key which the role may use for probes and nothing else."""
+    def create_key(self, role_arn: str, *, region: str | None = None, data_keys: bool = False) -> RegistrableKey:
+        """Create a symmetric key which the role may use for probes and nothing else.
+
+        ``data_keys`` allows GenerateDataKey, which the probes of a key with use ``cse`` need.
+        """
         role_name = role_arn.rpartition("/")[2]
         kms = self._session.client("kms", region_name=region)
         created = kms.create_key(Description="encrypts our clusters", Policy=self._key_policy(role_name))
@@ -69,7 +72,12 @@ class CustomerAccount:
         self._iam.put_role_policy(
             RoleName=role_name,
             PolicyName=_INLINE_POLICY,
-            PolicyDocument=_policy(_allow(PROBE_ACTIONS, Resource=self._keys_of_role[role_name])),
+            PolicyDocument=_policy(
+                _allow(
+                    (*PROBE_ACTIONS, *(("kms:GenerateDataKey",) if data_keys else ())),
+                    Resource=self._keys_of_role[role_name],
+                )
+            ),
         )
         return key
 

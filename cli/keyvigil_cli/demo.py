@@ -73,24 +73,35 @@ class Story:
 
         teller.chapter("The customer disables the key")
         self.disable(customer, key)
+        disabled_at = teller.seconds
         incident_id = self.see_the_incident_open(project, key_id)
+        noticed_at = teller.seconds
         self.see_the_outage_confirmed(project, key_id)
         self.see_clusters(project, control_plane, "LOCKED")
+        locked_at = teller.seconds
         alerts = self.see_alerts(queue, _OUTAGE_ALERTS)
         self.show_alert(alerts["key.unhealthy"])
 
         teller.chapter("The customer enables the key again")
         self.enable(customer, key)
+        enabled_at = teller.seconds
         self.see_the_recovery_proved(project, key_id)
         self.see_clusters(project, control_plane, "ACTIVE")
+        back_at = teller.seconds
         incident = self.see_the_incident_resolved(project, incident_id)
         self.see_alerts(queue, _RETURN_ALERTS)
         self.show_timeline(incident)
+        teller.say(
+            f"\nThe outage was noticed {noticed_at - disabled_at:.0f} s after the key was disabled (keys are due every "
+            f"minute here, every ten by default), and both clusters were locked {locked_at - noticed_at:.0f} s "
+            f"later. They were back {back_at - enabled_at:.0f} s after the key was enabled."
+        )
 
     def create_project(self, api: ApiClient) -> Project:
         """Create the customer's project, as the operator."""
         with self._teller.step(f"the operator creates project {PROJECT_ID}, which may lock clusters") as step:
             project = Project.create(api, PROJECT_ID, name="Acme production", enforcement="enforce")
+            project.on_look = self._teller.news
             step.outcome = f"its ExternalId is {project.external_id}"
         return project
 

@@ -166,8 +166,8 @@ class LocalCloud:
 
     def keep(self) -> str:
         """Leave the cloud running on exit; return how to reach it and how to stop it."""
-        self._kept = True
         process = self._running()
+        self._kept = True
         return textwrap.dedent(f"""\
             export AWS_ENDPOINT_URL={self.endpoint_url} AWS_DEFAULT_REGION={REGION}
             export AWS_ACCESS_KEY_ID={OPERATOR_ACCOUNT} AWS_SECRET_ACCESS_KEY={_ROOT_SECRET}  # the operator

@@ -10,7 +10,15 @@ from keyvigil_cli import demo as demo_story
 from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.errors import CliError
 
+_PIPE_WIDTH = 140
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _output() -> Console:
+    console = Console()
+    # A file or a pipe has no width: rich would take 80 columns and break every second cell of a table.
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
 
 @app.callback()
@@ -36,4 +44,4 @@ def demo(
     except CliError as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    raise typer.Exit(demo_story.run(found, keep=keep, output=Console(), errors=errors))
+    raise typer.Exit(demo_story.run(found, keep=keep, output=_output(), errors=errors))

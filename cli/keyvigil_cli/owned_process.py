@@ -73,7 +73,7 @@ class OwnedProcess:
 
     def stop(self) -> None:
         """End the whole group: politely, then after a few seconds not."""
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_SECONDS)
@@ -139,7 +139,8 @@ def _follow(process: OwnedProcess, *, offset: int, within: float) -> Iterator[st
 def signals_end_the_program() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into an exception, as SIGINT already is one: cleaning up then happens.
 
-    Only the main thread may set handlers; elsewhere this does nothing.
+    A signal that is ignored (SIGHUP under nohup) stays ignored. Only the main thread may set handlers; elsewhere
+    this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -148,7 +149,11 @@ def signals_end_the_program() -> Iterator[None]:
     def leave(number: int, _frame: FrameType | None) -> None:
         raise EndedBySignal(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, leave)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:

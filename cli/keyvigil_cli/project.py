@@ -23,6 +23,8 @@ class Project:
         self.project_id: str = created["project_id"]
         self.external_id: str = created["external_id"]
         self.alert_topic_arn: str = created["alert_topic_arn"]
+        self.on_look: Callable[[str], None] = lambda _words: None
+        """Told in words what each look of a waiting method saw."""
 
     @classmethod
     def create(cls, api: ApiClient, project_id: str, **settings: str | int) -> Self:
@@ -77,7 +79,7 @@ class Project:
         within: float = SWEEP_SECONDS,
     ) -> JsonObject:
         """Wait until the key is as ``is_there`` wants it."""
-        return wait_until(waited_for, lambda: self.key(key_id), is_there, within=within, show=_key_in_words)
+        return self._wait(waited_for, lambda: self.key(key_id), is_there, within=within, show=_key_in_words)
 
     def wait_for_key_status(self, key_id: str, *statuses: str, within: float = SWEEP_SECONDS) -> JsonObject:
         """Wait until the key's status is one of these."""
@@ -92,7 +94,7 @@ class Project:
         self, cluster_ids: Collection[str], status: str, *, within: float = WORKFLOW_SECONDS
     ) -> dict[str, JsonObject]:
         """Wait until all of these clusters have this status."""
-        return wait_until(
+        return self._wait(
             f"{', '.join(cluster_ids)} to be {status}",
             lambda: {cluster_id: self.cluster(cluster_id) for cluster_id in cluster_ids},
             lambda clusters: all(cluster["status"] == status for cluster in clusters.values()),
@@ -102,13 +104,29 @@ class Project:
 
     def wait_for_incident(self, incident_id: str, *statuses: str, within: float = WORKFLOW_SECONDS) -> JsonObject:
         """Wait until the incident's status is one of these."""
-        return wait_until(
+        return self._wait(
             f"incident {incident_id} to be {' or '.join(statuses)}",
             lambda: self.incident(incident_id),
             lambda incident: incident["status"] in statuses,
             within=within,
             show=_incident_in_words,
         )
+
+    def _wait[T](
+        self,
+        waited_for: str,
+        look: Callable[[], T],
+        is_there: Callable[[T], bool],
+        *,
+        within: float,
+        show: Callable[[T], str],
+    ) -> T:
+        def look_and_tell() -> T:
+            seen = look()
+            self.on_look(show(seen))
+            return seen
+
+        return wait_until(waited_for, look_and_tell, is_there, within=within, show=show)
 
     def _post(self, collection: str, *, body: JsonObject) -> JsonObject:
         return self.api.post("projects", self.project_id, collection, body=body)

@@ -54,7 +54,7 @@ class Teller:
 
     @contextmanager
     def _spinning(self, words: str) -> Iterator[None]:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(escape(words))
             self._on_news = lambda news: progress.update(

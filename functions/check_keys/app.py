@@ -28,6 +28,10 @@ from keyvigil.use_cases.check_key import CheckResult
 logger = Logger(service="check_keys")
 metrics = Metrics(namespace="KeyVigil", service="check_keys")
 processor = AsyncBatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+
+RECORD_SECONDS = 25
+"""How long one key of a batch may take: the function's time-out less the time to tell the queue about the others."""
+
 _threads = ThreadPoolExecutor(max_workers=20, thread_name_prefix="probe")
 
 
@@ -43,6 +47,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> Any:
         case "check":
             return _check(event)
         case "probe_registration":
+            metrics.add_metric(name="RegistrationProbes", unit=MetricUnit.Count, value=1)
             registration = from_plain(event["registration"], Registration)
             return to_plain(wiring.prober().probe_registration(registration))
         case action:
@@ -51,17 +56,23 @@ def handler(event: dict[str, Any], context: LambdaContext) -> Any:
 
 
 async def _check_record(record: dict[str, Any]) -> None:
+    """Check one key in a thread. One that hangs fails by itself and leaves the others of its batch alone."""
     message = from_plain(json.loads(record["body"]), CheckMessage)
-    await asyncio.get_running_loop().run_in_executor(_threads, _check_message, message)
-
-
-def _check_message(message: CheckMessage) -> None:
-    try:
-        result = wiring.check_key()(message.project_id, message.key_id, Trigger.SCHEDULE, due_at=message.due_at)
-    except NotFoundError:
+    async with asyncio.timeout(RECORD_SECONDS):
+        result = await asyncio.get_running_loop().run_in_executor(_threads, _check_message, message)
+    # Metrics are gathered in the loop's thread only: Powertools' collector is not made for several.
+    if result is None:
         logger.info("key is gone", extra={"project_id": message.project_id, "key_id": message.key_id})
-        return
-    _tell(result)
+        metrics.add_metric(name="KeysGone", unit=MetricUnit.Count, value=1)
+    else:
+        _tell(result)
+
+
+def _check_message(message: CheckMessage) -> CheckResult | None:
+    try:
+        return wiring.check_key()(message.project_id, message.key_id, Trigger.SCHEDULE, due_at=message.due_at)
+    except NotFoundError:
+        return None
 
 
 def _check(event: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +85,7 @@ def _check(event: dict[str, Any]) -> dict[str, Any]:
             due_at=datetime.fromisoformat(due) if due else None,
         )
     except NotFoundError as error:
+        metrics.add_metric(name="KeysGone", unit=MetricUnit.Count, value=1)
         return {"error": "not_found", "message": str(error)}
     _tell(result)
     return {
@@ -88,6 +100,7 @@ def _check(event: dict[str, Any]) -> dict[str, Any]:
 
 def _tell(result: CheckResult) -> None:
     if not result.probed:
+        metrics.add_metric(name="KeysProbedSince", unit=MetricUnit.Count, value=1)
         return
     key = result.key
     metrics.add_metric(name=f"Verdict{key.verdict.outcome.title()}", unit=MetricUnit.Count, value=1)

@@ -3,6 +3,8 @@
 from datetime import timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keyvigil.domain.alerts import AlertStatus, AlertType, OutboxRow
 from keyvigil.domain.clusters import ClusterStatus
@@ -71,8 +73,7 @@ def test_the_first_unhealthy_verdict_opens_an_incident_and_tells_it_in_the_same_
 
 def test_an_outage_from_suspicion_to_false_alarm_is_resolved_unconfirmed(world: World) -> None:
     world.probe(Cause.KEY_DISABLED)
-    for _ in range(3):
-        result = world.probe(None)
+    result = [world.probe(None) for _ in range(3)][-1]
     assert result.key.health.status is KeyStatus.HEALTHY
     assert result.key.open_incident_id is None
     incident = world.incident()
@@ -96,8 +97,7 @@ def test_a_locked_incident_stays_open_after_recovery_until_its_clusters_are_unlo
     incident = world.incident()
     world.store.put(cluster(status=ClusterStatus.LOCKED, locked_by_incident_id=incident.incident_id))
     world.store.put(changed(incident, status=IncidentStatus.LOCKED))
-    for _ in range(3):
-        result = world.probe(None)
+    result = [world.probe(None) for _ in range(3)][-1]
     assert result.key.health.status is KeyStatus.HEALTHY
     assert result.key.open_incident_id == incident.incident_id
     assert world.incident().status is IncidentStatus.LOCKED
@@ -116,8 +116,7 @@ def test_firing_and_resolved_alerts_share_a_dedup_key_and_are_numbered(world: Wo
 
 @pytest.mark.parametrize("cause", [cause for cause in Cause if OUTCOME_OF_CAUSE[cause] is Outcome.UNKNOWN])
 def test_unknown_opens_no_incident_and_is_shown(world: World, cause: Cause) -> None:
-    for _ in range(20):
-        result = world.probe(cause, seconds=60)
+    result = [world.probe(cause, seconds=60) for _ in range(20)][-1]
     assert world.store.all(Incident) == []
     assert world.store.rows() == []
     assert result.key.health.unknown_since == NOW + timedelta(seconds=60)
@@ -208,3 +207,29 @@ def test_every_change_of_status_has_its_outbox_row_in_its_own_transaction(world:
         told = [entry for entry in entries if isinstance(entry.entity, TimelineEntry)]
         changes = {each.entity.what for each in told if isinstance(each.entity, TimelineEntry)}
         assert bool(rows) == bool(changes - {"key.relapsed"})
+
+
+rows = st.lists(
+    st.tuples(st.one_of(st.none(), st.sampled_from(list(Cause))), st.floats(min_value=0.1, max_value=600)), max_size=40
+)
+
+
+@settings(max_examples=150)
+@given(rows)
+def test_whatever_the_probes_say_every_incident_ends_and_no_two_are_open(row: list[tuple[Cause | None, float]]) -> None:
+    world = World()
+    for cause, seconds in row:
+        before = len(world.store.all(Incident))
+        world.probe(cause, seconds=seconds)
+        incidents = world.store.all(Incident)
+        assert sum(each.is_open for each in incidents) <= 1
+        if cause is None or OUTCOME_OF_CAUSE[cause] is Outcome.UNKNOWN:
+            assert len(incidents) == before
+    result = [world.probe(None) for _ in range(4)][-1]
+    assert result.key.open_incident_id is None
+    assert all(not each.is_open for each in world.store.all(Incident))
+    # Each problem that was told as firing is told once as resolved, after it.
+    for dedup_key in {alert.dedup_key for alert in world.store.alerts()}:
+        statuses = [alert.status for alert in world.store.alerts() if alert.dedup_key == dedup_key]
+        assert statuses.count(AlertStatus.RESOLVED) == 1
+        assert statuses[-1] is AlertStatus.RESOLVED

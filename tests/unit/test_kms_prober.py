@@ -504,9 +504,7 @@ def test_two_probes_of_one_role_assume_it_once(prober: KmsProber, cloud: Aws) ->
     assert {call.signed_by for call in cloud.calls[1:]} == {access_key}
 
 
-def test_a_failure_with_a_session_used_before_is_looked_at_again_with_a_fresh_one(
-    prober: KmsProber, cloud: Aws
-) -> None:
+def test_a_denial_with_a_session_used_before_is_looked_at_again_with_a_fresh_one(prober: KmsProber, cloud: Aws) -> None:
     first = cloud.role_gives_a_session()
     cloud.everything_works()
     cloud.describes()
@@ -560,23 +558,52 @@ def test_looking_twice_takes_no_longer_than_one_probe_may(prober: KmsProber, clo
     assert (verdict.outcome, verdict.cause) == (Outcome.UNKNOWN, Cause.TIMEOUT)
 
 
-def test_a_probe_whose_time_is_over_is_not_looked_at_again_but_its_session_is_dropped(
+def test_a_denial_after_the_time_is_over_is_not_looked_at_again_but_its_session_is_dropped(
     prober: KmsProber, cloud: Aws
 ) -> None:
     cloud.role_gives_a_session()
     cloud.everything_works()
     prober.probe(registered())
-    cloud.seconds_a_call = BUDGET_SECONDS + 1
+    cloud.seconds_a_call = BUDGET_SECONDS / 2 + 1
     cloud.describes()
+    cloud.refuses("encrypt", "AccessDeniedException")
 
     verdict = prober.probe(registered()).verdict
 
-    assert (verdict.cause, verdict.operation) == (Cause.TIMEOUT, "Encrypt")
+    assert (verdict.cause, verdict.operation) == (Cause.ACCESS_DENIED, "Encrypt")
     cloud.seconds_a_call = 0
     cloud.role_gives_a_session()
     cloud.everything_works()
     prober.probe(registered())
     assert cloud.asked.count("AssumeRole") == 2
+
+
+@pytest.mark.parametrize("code", ["ExpiredTokenException", "UnrecognizedClientException"])
+def test_a_session_that_kms_no_longer_takes_is_replaced(prober: KmsProber, cloud: Aws, code: str) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.refuses("describe_key", code)
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+
+    prober.probe(registered())
+
+    assert prober.probe(registered()).verdict.outcome is Outcome.HEALTHY
+
+
+@pytest.mark.parametrize("code", ["ThrottlingException", "DisabledException", "KMSInternalException"])
+def test_a_failure_that_no_session_can_cause_is_not_looked_at_again(prober: KmsProber, cloud: Aws, code: str) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.describes(KeyState="Disabled")
+    cloud.refuses("encrypt", code)
+    cloud.everything_works()
+
+    for _ in range(3):
+        prober.probe(registered())
+
+    assert cloud.asked.count("AssumeRole") == 1
+    assert cloud.asked.count("Encrypt") == 3
 
 
 class CountingSts:

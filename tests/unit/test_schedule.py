@@ -28,7 +28,9 @@ def test_a_healthy_key_keeps_its_place_in_the_interval(now: datetime, interval: 
 
 
 @given(moments, intervals, st.sampled_from([status for status in KeyStatus if status is not KeyStatus.HEALTHY]))
-def test_a_key_that_is_not_healthy_is_due_for_every_sweep_whatever_its_second(now: datetime, interval: int, status: KeyStatus) -> None:
+def test_a_key_that_is_not_healthy_is_due_for_every_sweep_whatever_its_second(
+    now: datetime, interval: int, status: KeyStatus
+) -> None:
     due = next_due("acme", "key", Health(status=status), interval, now)
     assert due - now == timedelta(seconds=5)
 

@@ -25,6 +25,9 @@ class Watch:
     changes: list[Change] = field(default_factory=list)
     last: Decision | None = None
 
+    def status(self) -> KeyStatus:
+        return self.health.status
+
     def see(self, cause: Cause | None, *, after: float = 10, deletion_date: datetime | None = None) -> Decision:
         self.time += timedelta(seconds=after)
         decision = observe(self.health, verdict(cause, self.time), probes=PROBES, deletion_date=deletion_date)
@@ -38,18 +41,18 @@ def test_a_healthy_key_stays_healthy() -> None:
     watch = Watch()
     for _ in range(5):
         watch.see(None)
-    assert watch.health.status is KeyStatus.HEALTHY
+    assert watch.status() is KeyStatus.HEALTHY
     assert watch.changes == []
 
 
 def test_three_probes_in_a_row_confirm_a_definite_cause() -> None:
     watch = Watch()
     watch.see(Cause.KEY_DISABLED)
-    assert watch.health.status is KeyStatus.SUSPECT
+    assert watch.status() is KeyStatus.SUSPECT
     watch.see(Cause.KEY_DISABLED)
-    assert watch.health.status is KeyStatus.SUSPECT
+    assert watch.status() is KeyStatus.SUSPECT
     watch.see(Cause.KEY_DISABLED)
-    assert watch.health.status is KeyStatus.UNHEALTHY
+    assert watch.status() is KeyStatus.UNHEALTHY
     assert watch.changes == [Change.SUSPECTED, Change.CONFIRMED]
 
 
@@ -57,7 +60,7 @@ def test_readings_less_than_five_seconds_apart_are_one_reading() -> None:
     watch = Watch()
     for _ in range(5):
         watch.see(Cause.KEY_DISABLED, after=0.9)
-    assert watch.health.status is KeyStatus.SUSPECT
+    assert watch.status() is KeyStatus.SUSPECT
     assert watch.health.failing_streak == 1
 
 
@@ -66,41 +69,41 @@ def test_an_ambiguous_cause_needs_twice_as_many_probes_over_two_minutes() -> Non
     for _ in range(12):
         watch.see(Cause.ACCESS_DENIED)
     assert watch.health.failing_streak == 12
-    assert watch.health.status is KeyStatus.SUSPECT  # 110 seconds
+    assert watch.status() is KeyStatus.SUSPECT  # 110 seconds
     watch.see(Cause.ACCESS_DENIED)
-    assert watch.health.status is KeyStatus.UNHEALTHY
+    assert watch.status() is KeyStatus.UNHEALTHY
 
 
 def test_few_probes_over_a_long_time_do_not_confirm_an_ambiguous_cause() -> None:
     watch = Watch()
     for _ in range(5):
         watch.see(Cause.ACCESS_DENIED, after=60)
-    assert watch.health.status is KeyStatus.SUSPECT
+    assert watch.status() is KeyStatus.SUSPECT
     watch.see(Cause.ACCESS_DENIED, after=60)
-    assert watch.health.status is KeyStatus.UNHEALTHY
+    assert watch.status() is KeyStatus.UNHEALTHY
 
 
 def test_key_not_found_must_last_five_minutes() -> None:
     watch = Watch()
     for _ in range(30):
         watch.see(Cause.KEY_NOT_FOUND)
-    assert watch.health.status is KeyStatus.SUSPECT  # 290 seconds
+    assert watch.status() is KeyStatus.SUSPECT  # 290 seconds
     watch.see(Cause.KEY_NOT_FOUND)
-    assert watch.health.status is KeyStatus.UNHEALTHY
+    assert watch.status() is KeyStatus.UNHEALTHY
 
 
 def test_key_not_found_is_definite_once_its_deletion_date_has_passed() -> None:
     watch = Watch()
     for _ in range(3):
         watch.see(Cause.KEY_NOT_FOUND, deletion_date=NOW - timedelta(days=1))
-    assert watch.health.status is KeyStatus.UNHEALTHY
+    assert watch.status() is KeyStatus.UNHEALTHY
 
 
 def test_key_not_found_before_its_deletion_date_is_ambiguous() -> None:
     watch = Watch()
     for _ in range(3):
         watch.see(Cause.KEY_NOT_FOUND, deletion_date=NOW + timedelta(days=1))
-    assert watch.health.status is KeyStatus.SUSPECT
+    assert watch.status() is KeyStatus.SUSPECT
 
 
 def test_an_ambiguous_reading_interrupts_a_row_of_definite_ones() -> None:
@@ -109,7 +112,7 @@ def test_an_ambiguous_reading_interrupts_a_row_of_definite_ones() -> None:
     watch.see(Cause.KEY_DISABLED)
     watch.see(Cause.ACCESS_DENIED)
     watch.see(Cause.KEY_DISABLED)
-    assert watch.health.status is KeyStatus.SUSPECT
+    assert watch.status() is KeyStatus.SUSPECT
 
 
 def test_recovery_needs_three_healthy_probes_in_a_row() -> None:
@@ -117,11 +120,11 @@ def test_recovery_needs_three_healthy_probes_in_a_row() -> None:
     for _ in range(3):
         watch.see(Cause.KEY_DISABLED)
     watch.see(None)
-    assert watch.health.status is KeyStatus.RECOVERING
+    assert watch.status() is KeyStatus.RECOVERING
     watch.see(None)
-    assert watch.health.status is KeyStatus.RECOVERING
+    assert watch.status() is KeyStatus.RECOVERING
     watch.see(None)
-    assert watch.health.status is KeyStatus.HEALTHY
+    assert watch.status() is KeyStatus.HEALTHY
     assert not watch.health.confirmed
     assert watch.changes[-2:] == [Change.RECOVERY_BEGAN, Change.RECOVERED]
 
@@ -133,7 +136,7 @@ def test_any_unhealthy_verdict_resets_recovery_even_within_five_seconds() -> Non
     watch.see(None)
     watch.see(None)
     watch.see(Cause.KEY_DISABLED, after=1)
-    assert watch.health.status is KeyStatus.UNHEALTHY
+    assert watch.status() is KeyStatus.UNHEALTHY
     assert watch.health.healthy_streak == 0
 
 
@@ -142,7 +145,7 @@ def test_a_relapse_of_an_unconfirmed_outage_is_only_suspect_again() -> None:
     watch.see(Cause.KEY_DISABLED)
     watch.see(None)
     watch.see(Cause.KEY_DISABLED)
-    assert watch.health.status is KeyStatus.SUSPECT
+    assert watch.status() is KeyStatus.SUSPECT
     assert watch.changes == [Change.SUSPECTED, Change.RECOVERY_BEGAN, Change.RELAPSED]
 
 
@@ -177,7 +180,7 @@ def test_unknown_changes_nothing_however_long_it_lasts(cause: Cause) -> None:
     assert watch.health.unknown_since == NOW + timedelta(seconds=70)
     assert watch.health.failing_streak == before.failing_streak
     assert watch.health.healthy_streak == before.healthy_streak
-    assert watch.health.status is KeyStatus.HEALTHY
+    assert watch.status() is KeyStatus.HEALTHY
 
 
 def test_unknown_neither_counts_nor_resets_in_a_failing_row() -> None:
@@ -186,9 +189,9 @@ def test_unknown_neither_counts_nor_resets_in_a_failing_row() -> None:
     watch.see(Cause.THROTTLED)
     watch.see(Cause.KEY_DISABLED)
     watch.see(Cause.TIMEOUT)
-    assert watch.health.status is KeyStatus.SUSPECT
+    assert watch.status() is KeyStatus.SUSPECT
     watch.see(Cause.KEY_DISABLED)
-    assert watch.health.status is KeyStatus.UNHEALTHY
+    assert watch.status() is KeyStatus.UNHEALTHY
     assert watch.health.unknown_since is None
 
 
@@ -204,7 +207,7 @@ def test_a_clock_that_was_set_back_does_not_stop_the_watch() -> None:
     watch = Watch()
     watch.see(None, after=3600)
     watch.see(Cause.KEY_DISABLED, after=-3600)
-    assert watch.health.status is KeyStatus.SUSPECT
+    assert watch.status() is KeyStatus.SUSPECT
 
 
 verdicts = st.lists(
@@ -259,7 +262,7 @@ def test_every_outage_that_begins_ends_with_enough_healthy_probes(row: list[tupl
         watch.see(cause, after=after)
     for _ in range(PROBES + 1):
         watch.see(None, after=10)
-    assert watch.health.status is KeyStatus.HEALTHY
+    assert watch.status() is KeyStatus.HEALTHY
     assert watch.changes.count(Change.SUSPECTED) == watch.changes.count(Change.RECOVERED)
 
 

@@ -44,6 +44,8 @@ SWEEPS_KEPT = timedelta(days=1)
 _TRANSACTION_LIMIT = 100
 _REFUSED = {"ConditionalCheckFailedException", "TransactionCanceledException", "TransactionConflictException"}
 _RACE_REASONS = {"ConditionalCheckFailed", "TransactionConflict"}
+_LONGEST_TOKEN_PART = 128
+_LONGEST_TOKEN_NUMBER = 15
 
 
 class AgendaIndex(GlobalSecondaryIndex[Any]):
@@ -453,16 +455,21 @@ def _to_token(parts: Iterable[str]) -> str:
 
 
 def _from_token(token: str, length: int) -> list[str]:
+    """What `_to_token` was given. A token that somebody made up is refused here, before the table faults on it."""
     try:
         parts = json.loads(base64.urlsafe_b64decode(token))
-    except (ValueError, binascii.Error):
+    except (ValueError, binascii.Error, RecursionError):
         parts = None
-    if not isinstance(parts, list) or len(parts) != length or not all(isinstance(each, str) for each in parts):
+    if not isinstance(parts, list) or len(parts) != length or not all(_is_token_part(each) for each in parts):
         raise RefusedError(400, "Invalid next_token", "Pass the `next_token` of the page before, as it was given.")
     return parts
 
 
+def _is_token_part(part: Any) -> bool:
+    return isinstance(part, str) and part.isascii() and len(part) <= _LONGEST_TOKEN_PART
+
+
 def _number(text: str) -> int:
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > _LONGEST_TOKEN_NUMBER:
         raise RefusedError(400, "Invalid next_token", "Pass the `next_token` of the page before, as it was given.")
     return int(text)

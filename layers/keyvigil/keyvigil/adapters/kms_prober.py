@@ -36,6 +36,7 @@ REUSE_SECONDS = 600
 default check interval, 5 minutes before the session expires; and any failure is looked at again with fresh ones."""
 
 CACHED_ROLES = 1000
+_MAY_BE_THE_SESSION = {Cause.ACCESS_DENIED, Cause.OWN_CREDENTIALS}
 BUDGET_SECONDS = 12
 """How long one probe may take before no further operation is begun. With one call's time-outs and its retry on top
 it stays within the API's 25 seconds."""
@@ -116,13 +117,13 @@ class KmsProber:
     def probe(self, key: Key) -> ProbeAnswer:
         """Try the operations of a registered key.
 
-        A failure with a session that was used before is looked at again with a fresh one: the session of a
+        A denial with a session that was used before is looked at again with a fresh one: the session of a
         role that was since deleted or made again fails whatever the customer has mended. Both looks share one
         budget of time.
         """
         began = time.monotonic()
         answer, reused = self._probe_once(key, began)
-        if reused and answer.verdict.outcome is not Outcome.HEALTHY:
+        if reused and answer.verdict.cause in _MAY_BE_THE_SESSION:
             self._role_credentials().forget(key.role_arn, key.external_id)
             if time.monotonic() - began <= BUDGET_SECONDS:
                 answer, _ = self._probe_once(key, began)

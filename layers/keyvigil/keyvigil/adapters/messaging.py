@@ -138,9 +138,13 @@ class SnsTopics(Topics):
 
     @override
     def delete(self, topic_arn: str) -> None:
-        for page in self._sns.get_paginator("list_subscriptions_by_topic").paginate(TopicArn=topic_arn):
-            for subscription in page["Subscriptions"]:
-                self.unsubscribe(subscription["SubscriptionArn"])
+        try:
+            for page in self._sns.get_paginator("list_subscriptions_by_topic").paginate(TopicArn=topic_arn):
+                for subscription in page["Subscriptions"]:
+                    self.unsubscribe(subscription["SubscriptionArn"])
+        except ClientError as error:
+            if not _is_gone(error):
+                raise
         self._sns.delete_topic(TopicArn=topic_arn)
 
     @override
@@ -166,8 +170,12 @@ class SnsTopics(Topics):
         try:
             self._sns.unsubscribe(SubscriptionArn=subscription_arn)
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") not in {"NotFound", "NotFoundException"}:
+            if not _is_gone(error):
                 raise
+
+
+def _is_gone(error: ClientError) -> bool:
+    return error.response.get("Error", {}).get("Code") in {"NotFound", "NotFoundException"}
 
 
 class SqsCheckQueue(CheckQueue):

@@ -69,7 +69,7 @@ class StepFunctionsWorkflow(Workflow):
     def is_running(self, name: str) -> bool:
         try:
             answer = self._client.describe_execution(executionArn=self.execution_arn(name))
-        except ClientError as error:
+        except (ClientError, BotoCoreError) as error:
             if _code(error) == "ExecutionDoesNotExist":
                 return False
             message = f"Step Functions did not describe {name}: {_code(error)}"

@@ -1,5 +1,7 @@
 """The routes of the registry API. Powertools routes, pydantic validates, a use case acts, a view answers."""
 
+import base64
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -42,7 +44,8 @@ from keyvigil.use_cases.record_lock_result import LockAnswer
 from keyvigil.use_cases.registry import NewCluster, NewProject
 
 MAX_BODY_BYTES = 64 * 1024
-_NORMAL_PATH = re.compile(r"(?:/[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*)+\Z", re.ASCII)
+# No id is longer than 63 characters, and the table's sort key takes 1,024 bytes.
+_NORMAL_PATH = re.compile(r"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9_.-]{1,128})+\Z", re.ASCII)
 
 Limit = Annotated[int, Query(ge=1, le=200)]
 Token = Annotated[str | None, Query(max_length=2048)]
@@ -57,12 +60,28 @@ def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
     IAM has allowed the path as it was written, so a path that is not in its normal form (`..`, `//`, an
     escape) is refused before anything interprets it.
     """
+    refusal = _unreadable(event)
+    return _early(refusal) if refusal is not None else app.resolve(event, context)
+
+
+def _unreadable(event: Mapping[str, Any]) -> Response[str] | None:
+    """What is wrong with a request on any route, None if nothing. The router answers most of it with a 500."""
     if not _NORMAL_PATH.match(str(event.get("rawPath", ""))):
-        return _early(problem(400, "Path is not in its normal form", "Write the path without `..`, `//` or escapes."))
-    if len(event.get("body") or "") > MAX_BODY_BYTES:
-        limit = MAX_BODY_BYTES // 1024
-        return _early(problem(413, "Body is too large", f"A request body has at most {limit} KB."))
-    return app.resolve(event, context)
+        detail = "Write the path without `..`, `//` or escapes, and no part of it longer than 128 characters."
+        return problem(400, "Path is not in its normal form", detail)
+    body = event.get("body") or ""
+    try:
+        content = base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode()
+        if len(content) > MAX_BODY_BYTES:
+            return problem(413, "Body is too large", f"A request body has at most {MAX_BODY_BYTES // 1024} KB.")
+        content_type = str((event.get("headers") or {}).get("content-type", "")).strip()
+        if content and content_type and not content_type.startswith("application/json"):
+            return problem(415, "Body is not JSON", "Send a body with `Content-Type: application/json`.")
+        if content:
+            json.loads(content.decode())
+    except (ValueError, RecursionError):  # no base64, no UTF-8, no JSON, endless digits, endless nesting
+        return problem(400, "Malformed JSON", "The request body is not valid JSON.")
+    return None
 
 
 def _early(refusal: Response[str]) -> dict[str, Any]:

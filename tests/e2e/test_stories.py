@@ -1,0 +1,305 @@
+"""What happens to customers' keys and clusters, from end to end, with the real stack on the local cloud.
+
+Every story has a project, a key and a role of its own. They run at the same time, because most of their time
+they wait for the minute's sweep; each is one test.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from keyvigil_cli.api_client import ApiProblemError, JsonObject
+from keyvigil_cli.control_plane import LockRequest
+from keyvigil_cli.demo import CLUSTERS, PROJECT_ID, Story
+from keyvigil_cli.project import Project
+from keyvigil_cli.teller import Teller
+from keyvigil_cli.waiting import wait_until
+from tests.e2e.stage import Stage, WatchedKey
+from tests.e2e.story import STORIES, story
+
+EVENT: dict[str, str | int] = {"via": "event", "timeout_seconds": 300}
+REGISTRY: dict[str, str | int] = {"via": "none"}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_story(name: str, told: Callable[[str], None]) -> None:
+    told(name)
+
+
+def what_happened(incident: JsonObject) -> list[str]:
+    return [entry["what"] for entry in incident["timeline"]]
+
+
+def open_incident(watched: WatchedKey) -> str:
+    """Wait until a sweep has found the key broken; the id of its incident."""
+    key = watched.project.wait_for_key_status(watched.key_id, "SUSPECT", "UNHEALTHY")
+    incident_id: str = key["open_incident_id"]
+    return incident_id
+
+
+@story
+def the_demo_is_told_to_its_end(stage: Stage) -> None:
+    told = io.StringIO()
+    with Story(stage.cloud, Teller(Console(file=told, width=120))) as demo:
+        demo.tell(stage.outputs)
+    (incident,) = stage.api.items("projects", PROJECT_ID, "incidents")
+    timeline = stage.api.get("projects", PROJECT_ID, "incidents", incident["incident_id"])
+    happened = what_happened(timeline)
+    assert happened[:3] == ["key.suspect", "key.unhealthy", "lockout.begun"]
+    assert happened[-1] == "incident.resolved"
+    assert happened.index("key.recovered") < happened.index("recovery.begun")
+    assert happened.count("cluster.locked") == happened.count("cluster.unlocked") == len(CLUSTERS)
+    assert [arn.rpartition("-")[0].rpartition("-")[2] for arn in timeline["execution_arns"]] == ["lock", "unlock"]
+    for cluster_id in CLUSTERS:
+        assert stage.api.get("projects", PROJECT_ID, "clusters", cluster_id)["fence"] > 0
+
+
+@story
+def a_probe_whose_decrypt_alone_is_denied_is_held_for_a_person_and_mended(stage: Stage) -> None:
+    project = stage.project()
+    queue = stage.alert_queue(project)
+    watched = stage.watched_key(project)
+    project.register_cluster("vectors", watched.key_id, REGISTRY)
+    watched.customer.deny(watched.key, "kms:Decrypt")
+    checked = watched.check()
+    assert checked["status"] == "SUSPECT"
+    verdict = checked["verdict"]
+    assert (verdict["outcome"], verdict["cause"], verdict["operation"]) == ("UNHEALTHY", "ACCESS_DENIED", "Decrypt")
+    statement = json.loads(verdict["remediation"]["commands"][0])
+    assert statement["Action"] == ["kms:DescribeKey", "kms:Encrypt", "kms:Decrypt"]
+    assert statement["Resource"] == watched.key.key_arn
+    incident = project.wait_for_incident(checked["open_incident_id"], "HELD", within=300)
+    assert incident["held_for"] == "approval"
+    lasted = datetime.fromisoformat(incident["confirmed_at"]) - datetime.fromisoformat(incident["opened_at"])
+    assert lasted.total_seconds() >= 120
+    queue.wait_for("key.suspect", "key.unhealthy", "incident.approval_needed")
+    assert project.cluster("vectors")["status"] == "ACTIVE"
+    watched.customer.deny(watched.key)
+    project.wait_for_incident(checked["open_incident_id"], "RESOLVED", within=240)
+    queue.wait_for("key.recovered")
+    assert project.cluster("vectors")["fence"] == 0
+
+
+@story
+def a_project_that_observes_is_told_and_nothing_is_locked(stage: Stage) -> None:
+    project = stage.project(enforcement="observe")
+    queue = stage.alert_queue(project)
+    watched = stage.watched_key(project)
+    project.register_cluster("vectors", watched.key_id, EVENT)
+    watched.disable()
+    incident_id = watched.check()["open_incident_id"]
+    incident = project.wait_for_incident(incident_id, "OBSERVED")
+    assert incident["confirmed_at"] is not None
+    queue.wait_for("key.suspect", "key.unhealthy")
+    assert project.cluster("vectors")["status"] == "ACTIVE"
+    assert "cluster.lock_requested" not in what_happened(incident)
+    watched.enable()
+    project.wait_for_incident(incident_id, "RESOLVED", within=240)
+    assert queue.of_type("cluster.locked") == []
+
+
+@story
+def a_project_that_stops_enforcing_lets_its_clusters_in_although_the_key_is_broken(stage: Stage) -> None:
+    project = stage.project()
+    watched = stage.watched_key(project)
+    project.register_cluster("vectors", watched.key_id, REGISTRY)
+    watched.disable()
+    incident_id = watched.check()["open_incident_id"]
+    project.wait_for_incident(incident_id, "LOCKED")
+    stage.api.patch("projects", project.project_id, body={"enforcement": "observe"})
+    project.wait_for_incident(incident_id, "OBSERVED", within=300)
+    assert project.cluster("vectors")["status"] == "ACTIVE"
+    assert project.key(watched.key_id)["status"] == "UNHEALTHY"
+
+
+@story
+def topics_that_fail_for_a_while_lose_no_alert(stage: Stage) -> None:
+    project = stage.project()
+    queue = stage.alert_queue(project)
+    watched = stage.watched_key(project)
+    topic = project.alert_topic_arn.rpartition(":")[2]
+    failing = {
+        "service": "sns",
+        "operation": "Publish",
+        "resource": topic,
+        "error": {"code": "InternalError", "status": 500},
+    }
+    with stage.faults.failing(failing):
+        watched.disable()
+        incident_id = watched.check()["open_incident_id"]
+        # The workflow is started by a row of its own, so a topic that fails delays no lockout.
+        project.wait_for_incident(incident_id, "LOCKED")
+        assert stage.faults.fired(topic) > 0
+        assert queue.collect() == []
+    alerts = queue.wait_for("key.suspect", "key.unhealthy", within=200)
+    assert [alert["sequence"] for alert in alerts] == [1, 2]
+    assert len({alert["dedup_key"] for alert in alerts}) == 1
+
+
+@story
+def a_lock_that_is_acknowledged_late_twice_and_with_an_old_fence(stage: Stage) -> None:
+    asked: list[LockRequest] = []
+
+    def silent(request: LockRequest) -> None:
+        asked.append(request)
+
+    project = stage.project()
+    queue = stage.alert_queue(project)
+    watched = stage.watched_key(project)
+    project.register_cluster("vectors", watched.key_id, {"via": "event", "timeout_seconds": 10})
+    stage.control_plane(project, silent)
+    watched.disable()
+    incident_id = watched.check()["open_incident_id"]
+    # Silence is failure.
+    project.wait_for_incident(incident_id, "PARTLY_LOCKED", within=240)
+    assert project.cluster("vectors")["status"] == "LOCK_FAILED"
+    queue.wait_for("cluster.lock_failed")
+    lock = asked[0]
+    with pytest.raises(ApiProblemError) as refused:
+        stage.answer_lock(project, "vectors", lock.fence - 1, "locked")
+    assert refused.value.status == 409
+    # Late, but still the truth about the newest request; the second time nothing changes.
+    for _ in range(2):
+        assert stage.answer_lock(project, "vectors", lock.fence, "locked")["status"] == "LOCKED"
+    incident = project.wait_for_incident(incident_id, "LOCKED")
+    assert what_happened(incident).count("cluster.locked") == 1
+    watched.enable()
+    wait_until("the unlock request", lambda: [each for each in asked if not each.lock], bool, within=240)
+    unlock = next(each for each in asked if not each.lock)
+    assert unlock.fence > lock.fence
+    with pytest.raises(ApiProblemError) as late:
+        stage.answer_lock(project, "vectors", lock.fence, "locked")
+    assert late.value.status == 409
+    stage.answer_lock(project, "vectors", unlock.fence, "unlocked")
+    project.wait_for_clusters(["vectors"], "ACTIVE", within=300)
+    project.wait_for_incident(incident_id, "RESOLVED", within=300)
+
+
+@story
+def a_cluster_registered_in_mid_outage_waits_for_its_key(stage: Stage) -> None:
+    project = stage.project()
+    watched = stage.watched_key(project)
+    watched.disable()
+    checked = watched.check()
+    assert checked["status"] == "SUSPECT"
+    assert project.register_cluster("late", watched.key_id, REGISTRY)["status"] == "PENDING_KEY"
+    project.wait_for_incident(checked["open_incident_id"], "LOCKED")
+    assert project.cluster("late")["status"] == "PENDING_KEY"
+    watched.enable()
+    project.wait_for_clusters(["late"], "ACTIVE", within=300)
+    assert project.cluster("late")["fence"] == 0
+    assert project.register_cluster("later", watched.key_id, REGISTRY)["status"] == "ACTIVE"
+
+
+@story
+def a_key_that_hangs_spoils_no_other_and_is_unknown_not_broken(stage: Stage) -> None:
+    project = stage.project()
+    hanging, fine = stage.watched_key(project), stage.watched_key(project)
+    kms_key = hanging.key.key_arn.rpartition("/")[2]
+    rule = {"service": "kms", "body": f"contains(KeyId, '{kms_key}')", "timeout_ms": 8000}
+    with stage.faults.failing(rule):
+        since = datetime.now(UTC)
+        unknown = project.wait_for_key(
+            hanging.key_id, "the hanging key to be unknown", lambda key: key["unknown_since"] is not None
+        )
+        assert (unknown["verdict"]["outcome"], unknown["verdict"]["cause"]) == ("UNKNOWN", "TIMEOUT")
+        assert unknown["status"] == "HEALTHY"
+        assert unknown["open_incident_id"] is None
+        probed = project.wait_for_key(
+            fine.key_id,
+            "the other key to be probed by a sweep",
+            lambda key: datetime.fromisoformat(key["last_probed_at"]) > since and key["last_trigger"] == "schedule",
+        )
+        assert probed["verdict"]["outcome"] == "HEALTHY"
+    known = project.wait_for_key(hanging.key_id, "an answer about it", lambda key: key["unknown_since"] is None)
+    assert known["verdict"]["outcome"] == "HEALTHY"
+    assert project.incidents() == []
+
+
+@story
+def throttling_opens_no_incident(stage: Stage) -> None:
+    project = stage.project()
+    watched = stage.watched_key(project)
+    kms_key = watched.key.key_arn.rpartition("/")[2]
+    rule = {
+        "service": "kms",
+        "body": f"contains(KeyId, '{kms_key}')",
+        "error": {"code": "ThrottlingException", "status": 400},
+    }
+    with stage.faults.failing(rule):
+        answers = [watched.check() for _ in range(4)]
+    verdicts = {(answer["verdict"]["outcome"], answer["verdict"]["cause"]) for answer in answers}
+    assert verdicts == {("UNKNOWN", "THROTTLED")}
+    assert answers[-1]["status"] == "HEALTHY"
+    assert project.incidents() == []
+    assert watched.check()["unknown_since"] is None
+
+
+def send_check(stage: Stage, project: Project, key_id: str, due_at: datetime) -> None:
+    body = {"project_id": project.project_id, "key_id": key_id, "due_at": due_at.isoformat()}
+    stage.cloud.session().client("sqs").send_message(
+        QueueUrl=stage.outputs["CheckQueueUrl"], MessageBody=json.dumps(body)
+    )
+
+
+@story
+def the_same_check_message_twice_probes_once_and_rubbish_beside_it_harms_nobody(stage: Stage) -> None:
+    project = stage.project(check_interval_minutes=60)
+    watched = stage.watched_key(project)
+    registered_at = datetime.fromisoformat(watched.registered["last_probed_at"])
+    due = datetime.now(UTC)
+    rubbish = {"project_id": project.project_id}
+    stage.cloud.session().client("sqs").send_message(
+        QueueUrl=stage.outputs["CheckQueueUrl"], MessageBody=json.dumps(rubbish)
+    )
+    send_check(stage, project, watched.key_id, due)
+    first = project.wait_for_key(
+        watched.key_id,
+        "the message to be taken",
+        lambda key: datetime.fromisoformat(key["last_probed_at"]) > registered_at,
+    )
+    send_check(stage, project, watched.key_id, due)
+    # A later message that is due again shows that the repeated one before it was taken, and dropped.
+    witness = stage.watched_key(project)
+    before = project.key(witness.key_id)["last_probed_at"]
+    send_check(stage, project, witness.key_id, datetime.now(UTC))
+    project.wait_for_key(witness.key_id, "the witness to be probed", lambda key: key["last_probed_at"] > before)
+    assert project.key(watched.key_id)["last_probed_at"] == first["last_probed_at"]
+
+
+@story
+def two_sweeps_at_once_are_one(stage: Stage) -> None:
+    functions = stage.cloud.session().client("lambda")
+
+    def sweep(_number: int) -> JsonObject:
+        answer = functions.invoke(FunctionName=stage.outputs["PlanSweepFunctionName"], Payload=b"{}")
+        assert not answer.get("FunctionError")
+        document: JsonObject = json.loads(answer["Payload"].read())
+        return document
+
+    def claims() -> int:
+        """How many of five sweeps at once had the minute; none if the schedule's own had it."""
+        began = datetime.now(UTC).minute
+        with ThreadPoolExecutor(max_workers=5) as pool:
+            answers = list(pool.map(sweep, range(5)))
+        claimed = sum(answer["claimed"] for answer in answers)
+        return claimed if datetime.now(UTC).minute == began else -1
+
+    assert wait_until("five sweeps at once to have a minute", claims, lambda seen: seen > 0, within=200) == 1
+
+
+@story
+def a_key_for_client_side_encryption_is_probed_with_generate_data_key_too(stage: Stage) -> None:
+    project = stage.project()
+    role_arn = stage.role(project)
+    key = stage.customer.create_key(role_arn, data_keys=True)
+    registered = project.register_key(key, use="cse")
+    assert registered["operations"] == ["DescribeKey", "Encrypt", "Decrypt", "GenerateDataKey"]
+    stage.customer.deny(key, "kms:GenerateDataKey")
+    checked = stage.api.post("projects", project.project_id, "keys", registered["key_id"], "check")
+    assert (checked["verdict"]["cause"], checked["verdict"]["operation"]) == ("ACCESS_DENIED", "GenerateDataKey")

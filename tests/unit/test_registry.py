@@ -1,0 +1,848 @@
+"""The registry: what it refuses and in which fixed words, and what it keeps consistent."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from keyvigil.domain.clusters import ClusterKind, ClusterStatus, LockSettings, LockVia
+from keyvigil.domain.incidents import IncidentStatus
+from keyvigil.domain.keys import (
+    Baseline,
+    Health,
+    Key,
+    KeyFacts,
+    KeyStatus,
+    KeyUse,
+    Trigger,
+    next_due,
+    probe_context,
+)
+from keyvigil.domain.projects import Approval, Enforcement, Protocol
+from keyvigil.domain.remediation import Subject, explain
+from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome
+from keyvigil.errors import (
+    AlreadyExistsError,
+    CheckerUnavailableError,
+    ConflictError,
+    NotFoundError,
+    RefusedError,
+)
+from keyvigil.ports import Put, RegistrationAnswer
+from keyvigil.use_cases.registry import Clusters, Keys, NewCluster, NewProject, Projects, Subscriptions
+from tests.examples import (
+    EXTERNAL_ID,
+    KEY_ARN,
+    KEY_ID,
+    KMS_KEY,
+    NOW,
+    ROLE_ARN,
+    cluster,
+    incident,
+    key,
+    project,
+    verdict,
+)
+from tests.fakes import CountingIds, FakeChecker, FakeClock, FakeTopics, MemoryStore, changed
+
+ALIAS_ARN = KEY_ARN.replace(f"key/{KMS_KEY}", "alias/vectors")
+QUEUE_ARN = "arn:aws:sqs:us-west-2:222222222222:alerts"
+NEW_PROJECT = NewProject(
+    project_id="acme-prod",
+    name="Acme production",
+    enforcement=Enforcement.ENFORCE,
+    approval=Approval.AUTOMATIC,
+    check_interval_minutes=10,
+    grace_minutes=0,
+    probe_plan="full",
+)
+NEW_CLUSTER = NewCluster(
+    cluster_id="vectors-prod",
+    name="Vectors",
+    kind=ClusterKind.ZILLIZ_BYOC,
+    region="us-west-2",
+    key_id=KEY_ID,
+    lock=LockSettings(via=LockVia.EVENT, timeout_seconds=120),
+)
+
+
+class Registry:
+    """The registry's use cases over ports in memory."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.clock = FakeClock()
+        self.topics = FakeTopics()
+        self.checker = FakeChecker()
+        ids = CountingIds()
+        self.projects = Projects(self.store, self.topics, self.clock, ids)
+        self.keys = Keys(self.store, self.checker, self.clock)
+        self.clusters = Clusters(self.store, self.clock)
+        self.subscriptions = Subscriptions(self.store, self.topics, self.clock, ids)
+
+    def register_key(self, key_arn: str = KEY_ARN, role_arn: str = ROLE_ARN, use: KeyUse = KeyUse.CMEK) -> Key:
+        return self.keys.register("acme-prod", key_arn, role_arn, use)
+
+    def key(self) -> Key:
+        found = self.store.key("acme-prod", KEY_ID)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A registry with one empty project."""
+    registry = Registry()
+    registry.store.put(project(keys=0))
+    registry.checker.answer = answer()
+    return registry
+
+
+@pytest.fixture
+def watching(registry: Registry) -> Registry:
+    """A registry with a project and one healthy key."""
+    registry.store.put(project(keys=1), key())
+    return registry
+
+
+def answer(cause: Cause | None = None, operation: str | None = "Encrypt", **fields: Any) -> RegistrationAnswer:
+    found = verdict(cause, operation=None if cause is None else operation)
+    if cause is not None:
+        subject = Subject(
+            key_arn=KEY_ARN,
+            region="us-west-2",
+            role_arn=ROLE_ARN,
+            external_id=EXTERNAL_ID,
+            operations=("DescribeKey", "Encrypt", "Decrypt"),
+        )
+        message, remediation = explain(cause, operation or "", subject)
+        found = changed(found, message=message, remediation=remediation)
+    example = RegistrationAnswer(
+        verdict=found,
+        role_checks_external_id=True,
+        key_arn=KEY_ARN,
+        baseline=Baseline.of(b"fresh", probe_context("acme-prod"), NOW) if cause is None else None,
+        facts=KeyFacts(),
+    )
+    return changed(example, **fields)
+
+
+def refusal_of(registry: Registry, *args: Any, **kwargs: Any) -> RefusedError:
+    with pytest.raises(RefusedError) as refused:
+        registry.register_key(*args, **kwargs)
+    assert registry.store.all(Key) == [], "what is refused is not stored"
+    return refused.value
+
+
+# --- projects ---------------------------------------------------------------------------------------------------
+
+
+def test_a_new_project_gets_an_external_id_and_a_topic_of_its_own() -> None:
+    registry = Registry()
+
+    made = registry.projects.create(NEW_PROJECT)
+    other = registry.projects.create(changed(NEW_PROJECT, project_id="other"))
+
+    assert made.external_id != other.external_id
+    assert made.alert_topic_arn != other.alert_topic_arn
+    assert registry.topics.topics == {made.alert_topic_arn, other.alert_topic_arn}
+    assert registry.store.project("acme-prod") == made
+    assert made.created_at == NOW
+    assert made.keys == 0
+
+
+def test_a_project_is_not_made_twice(registry: Registry) -> None:
+    before = registry.store.project("acme-prod")
+
+    with pytest.raises(AlreadyExistsError, match="project acme-prod exists already"):
+        registry.projects.create(changed(NEW_PROJECT, name="Another name"))
+
+    assert registry.store.project("acme-prod") == before
+
+
+def test_of_two_who_make_the_same_project_at_once_one_is_told_that_it_exists() -> None:
+    registry = Registry()
+    registry.store.before_commit = lambda: registry.store.put(project(name="The faster one"))
+
+    with pytest.raises(AlreadyExistsError):
+        registry.projects.create(NEW_PROJECT)
+
+    assert registry.projects.get("acme-prod").name == "The faster one"
+
+
+def test_a_project_that_is_not_there_is_not_found(registry: Registry) -> None:
+    with pytest.raises(NotFoundError, match="project nobody does not exist"):
+        registry.projects.get("nobody")
+
+
+def test_a_change_of_a_project_leaves_alone_what_it_does_not_name(registry: Registry) -> None:
+    before = registry.projects.get("acme-prod")
+
+    registry.projects.update("acme-prod", {"enforcement": Enforcement.OBSERVE, "grace_minutes": 15})
+
+    after = registry.projects.get("acme-prod")
+    assert after == changed(before, enforcement=Enforcement.OBSERVE, grace_minutes=15, version=2)
+
+
+def test_a_change_of_a_project_does_not_undo_what_another_writer_did_meanwhile(registry: Registry) -> None:
+    def a_key_is_registered() -> None:
+        current = registry.projects.get("acme-prod")
+        registry.store.commit([Put(changed(current, keys=1))])
+
+    registry.store.before_commit = a_key_is_registered
+    registry.projects.update("acme-prod", {"name": "New name"})
+
+    after = registry.projects.get("acme-prod")
+    assert (after.name, after.keys) == ("New name", 1)
+
+
+def test_deleting_a_project_that_is_not_empty_is_refused_and_lists_what_is_in_the_way(watching: Registry) -> None:
+    watching.store.put(cluster(), cluster(cluster_id="another"))
+
+    with pytest.raises(RefusedError) as refused:
+        watching.projects.delete("acme-prod")
+
+    assert (refused.value.status, refused.value.title) == (409, "Project is not empty")
+    assert refused.value.in_the_way == (f"key {KEY_ID}", "cluster another", "cluster vectors-prod")
+    assert watching.projects.get("acme-prod").deleting is False
+    assert watching.topics.topics == set()
+
+
+def test_deleting_a_project_removes_its_topic_and_its_subscriptions(registry: Registry) -> None:
+    made = registry.projects.create(changed(NEW_PROJECT, project_id="short-lived"))
+    registry.subscriptions.create("short-lived", Protocol.SQS, QUEUE_ARN, "info", ())
+    registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "info", ())
+
+    registry.projects.delete("short-lived")
+
+    assert registry.store.project("short-lived") is None
+    assert made.alert_topic_arn not in registry.topics.topics
+    assert registry.store.subscriptions("short-lived", 10, None).items == ()
+    assert len(registry.store.subscriptions("acme-prod", 10, None).items) == 1, "another project's stay"
+
+
+def test_a_project_whose_clusters_are_tombstones_only_can_be_deleted(registry: Registry) -> None:
+    registry.store.put(cluster(deleted_at=NOW))
+
+    registry.projects.delete("acme-prod")
+
+    assert registry.store.project("acme-prod") is None
+
+
+def test_a_deletion_that_died_half_way_can_be_repeated(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "info", ())
+
+    def fails(topic_arn: str) -> None:
+        raise OSError(topic_arn)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.topics, "delete", fails)
+        with pytest.raises(OSError, match="acme-prod"):
+            registry.projects.delete("acme-prod")
+    assert registry.projects.get("acme-prod").deleting is True
+
+    registry.projects.delete("acme-prod")
+
+    assert registry.store.project("acme-prod") is None
+    assert registry.store.subscriptions("acme-prod", 10, None).items == ()
+
+
+def test_nothing_is_added_to_a_project_that_is_being_deleted(registry: Registry) -> None:
+    registry.store.put(project(keys=0, deleting=True))
+
+    with pytest.raises(NotFoundError):
+        registry.register_key()
+    with pytest.raises(NotFoundError):
+        registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "info", ())
+    assert registry.store.all(Key) == []
+    assert registry.topics.subscriptions == {}
+
+
+def test_a_key_that_is_registered_while_its_project_begins_to_be_deleted_is_not_stored(registry: Registry) -> None:
+    def deletion_begins() -> None:
+        registry.store.commit([Put(changed(registry.projects.get("acme-prod"), deleting=True))])
+
+    registry.store.before_commit = deletion_begins
+
+    with pytest.raises(NotFoundError):
+        registry.register_key()
+    assert registry.store.all(Key) == []
+
+
+def test_a_project_that_gets_a_key_while_it_is_deleted_is_not_deleted(registry: Registry) -> None:
+    def a_key_is_registered() -> None:
+        registry.register_key()
+
+    registry.store.before_commit = a_key_is_registered
+
+    with pytest.raises(RefusedError) as refused:
+        registry.projects.delete("acme-prod")
+
+    assert refused.value.in_the_way == (f"key {KEY_ID}",)
+    assert registry.projects.get("acme-prod").deleting is False
+
+
+# --- keys: what is refused before AWS is asked ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arn",
+    [
+        "not an ARN",
+        "",
+        KMS_KEY,
+        f"{KEY_ARN}\n",
+        f" {KEY_ARN}",
+        KEY_ARN.replace("arn:aws:", "arn:aws-cn:"),
+        KEY_ARN.replace("arn:aws:", "arn:aws-us-gov:"),
+        KEY_ARN.replace(":kms:", ":s3:"),
+        KEY_ARN.replace("222222222222", "22222222222"),
+        KEY_ARN.replace("us-west-2", ""),
+        KEY_ARN[:-1],
+        KEY_ARN.upper(),
+        KEY_ARN.replace(f"key/{KMS_KEY}", "alias/aws/secretsmanager"),
+        KEY_ARN.replace(f"key/{KMS_KEY}", "alias/"),
+        f"{ALIAS_ARN}\n",
+    ],
+)
+def test_a_malformed_key_arn_is_refused_and_shown_what_one_looks_like(registry: Registry, arn: str) -> None:
+    refused = refusal_of(registry, arn)
+
+    assert refused.status == 400
+    assert refused.title == "Invalid KMS key ARN format"
+    assert "arn:aws:kms:REGION:ACCOUNT_ID:key/KEY_ID" in refused.detail
+    assert registry.checker.seen == [], "AWS is not asked about what is no ARN"
+
+
+@pytest.mark.parametrize("arn", ["", "keyvigil-customer", f"{ROLE_ARN}\n", ROLE_ARN.replace("aws", "aws-cn")])
+def test_a_malformed_role_arn_is_refused(registry: Registry, arn: str) -> None:
+    refused = refusal_of(registry, role_arn=arn)
+
+    assert (refused.status, refused.title) == (400, "Invalid IAM role ARN format")
+    assert registry.checker.seen == []
+
+
+def test_the_twenty_first_key_of_a_project_is_refused_without_probing_it(registry: Registry) -> None:
+    registry.store.put(project(keys=20))
+
+    refused = refusal_of(registry)
+
+    assert (refused.status, refused.title) == (409, "Too many keys in project")
+    assert registry.checker.seen == []
+
+
+def test_the_twentieth_key_of_a_project_is_registered(registry: Registry) -> None:
+    registry.store.put(project(keys=19))
+
+    registry.register_key()
+
+    assert registry.projects.get("acme-prod").keys == 20
+
+
+def test_of_two_keys_that_race_for_the_last_place_one_is_refused(registry: Registry) -> None:
+    registry.store.put(project(keys=19))
+    registry.store.before_commit = lambda: registry.store.commit([Put(changed(project(keys=20), version=1))])
+
+    refused = refusal_of(registry)
+
+    assert refused.title == "Too many keys in project"
+
+
+def test_a_key_is_not_registered_twice_in_a_project(watching: Registry) -> None:
+    with pytest.raises(AlreadyExistsError, match="is registered in project acme-prod already"):
+        watching.register_key()
+
+    assert watching.checker.seen == [], "it is known before it is probed"
+    assert watching.projects.get("acme-prod").keys == 1
+
+
+def test_an_alias_of_a_key_that_is_registered_already_is_found_out_when_it_is_resolved(watching: Registry) -> None:
+    with pytest.raises(AlreadyExistsError):
+        watching.register_key(ALIAS_ARN)
+
+    assert watching.projects.get("acme-prod").keys == 1
+
+
+def test_a_key_of_a_project_that_does_not_exist_is_not_registered(registry: Registry) -> None:
+    with pytest.raises(NotFoundError):
+        registry.keys.register("nobody", KEY_ARN, ROLE_ARN, KeyUse.CMEK)
+
+    assert registry.checker.seen == []
+
+
+# --- keys: what is refused because of the probe -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", ["DescribeKey", "Encrypt", "Decrypt"])
+def test_denied_access_is_refused_with_the_operation_and_the_policy_statement_to_add(
+    registry: Registry, operation: str
+) -> None:
+    registry.checker.answer = answer(Cause.ACCESS_DENIED, operation)
+
+    refused = refusal_of(registry)
+
+    assert (refused.status, refused.title) == (422, "Access denied to KMS key")
+    assert f"kms:{operation} was refused to {ROLE_ARN}" in refused.detail
+    statement = (
+        f'{{"Effect": "Allow", "Action": ["kms:DescribeKey", "kms:Encrypt", "kms:Decrypt"], "Resource": "{KEY_ARN}"}}'
+    )
+    assert statement in refused.detail
+    assert refused.cause == "ACCESS_DENIED"
+    assert refused.commands[0] == statement
+
+
+TITLES = {
+    Cause.KEY_DISABLED: "KMS key is disabled",
+    Cause.KEY_PENDING_DELETION: "KMS key is pending deletion",
+    Cause.KEY_NOT_FOUND: "KMS key not found",
+    Cause.KEY_MATERIAL_MISSING: "KMS key has no key material",
+    Cause.KEY_STORE_UNAVAILABLE: "KMS key store is unavailable",
+    Cause.KEY_WRONG_USAGE: "KMS key cannot encrypt and decrypt",
+    Cause.CIPHERTEXT_UNREADABLE: "KMS key does not decrypt its own ciphertext",
+    Cause.ACCESS_DENIED: "Access denied to KMS key",
+    Cause.ROLE_NOT_ASSUMABLE: "Role cannot be assumed",
+    Cause.SECRET_UNREADABLE: "Secret cannot be read",
+}
+
+
+@pytest.mark.parametrize("cause", [cause for cause in Cause if OUTCOME_OF_CAUSE[cause] is Outcome.UNHEALTHY])
+def test_an_unhealthy_key_is_refused_with_the_title_of_its_cause(registry: Registry, cause: Cause) -> None:
+    registry.checker.answer = answer(cause)
+
+    refused = refusal_of(registry)
+
+    assert (refused.status, refused.title, refused.cause) == (422, TITLES[cause], cause)
+    assert refused.retry_after_seconds is None
+
+
+def test_an_unhealthy_key_is_refused_with_the_command_that_mends_it(registry: Registry) -> None:
+    registry.checker.answer = answer(Cause.KEY_DISABLED)
+
+    refused = refusal_of(registry)
+
+    assert refused.summary == "Enable the key again."
+    assert refused.commands == (f"aws kms enable-key --region us-west-2 --key-id {KEY_ARN}",)
+
+
+@pytest.mark.parametrize("cause", [cause for cause in Cause if OUTCOME_OF_CAUSE[cause] is Outcome.UNKNOWN])
+def test_no_answer_about_a_key_is_a_503_that_says_when_to_ask_again(registry: Registry, cause: Cause) -> None:
+    registry.checker.answer = answer(cause)
+
+    refused = refusal_of(registry)
+
+    assert (refused.status, refused.title, refused.cause) == (503, "No answer about the KMS key", cause)
+    assert refused.retry_after_seconds is not None
+    assert refused.retry_after_seconds > 0
+    assert "Nothing was stored" in refused.detail
+    assert registry.projects.get("acme-prod").keys == 0
+
+
+def test_a_check_keys_that_does_not_answer_stores_nothing(registry: Registry) -> None:
+    registry.checker.answer = None
+
+    with pytest.raises(CheckerUnavailableError):
+        registry.register_key()
+
+    assert registry.store.all(Key) == []
+
+
+def test_a_role_that_does_not_insist_on_the_external_id_is_refused_with_the_condition_to_add(
+    registry: Registry,
+) -> None:
+    # The key itself works: that is no reason to take it.
+    registry.checker.answer = answer(role_checks_external_id=False, baseline=None)
+
+    refused = refusal_of(registry)
+
+    assert (refused.status, refused.title) == (422, "Role does not check the ExternalId")
+    assert refused.commands == (f'"Condition": {{"StringEquals": {{"sts:ExternalId": "{EXTERNAL_ID}"}}}}',)
+
+
+def test_a_healthy_verdict_without_the_registration_ciphertext_registers_nothing(registry: Registry) -> None:
+    registry.checker.answer = answer(baseline=None)
+
+    refusal_of(registry)
+
+
+def test_an_answer_with_something_that_is_no_key_arn_registers_nothing(registry: Registry) -> None:
+    registry.checker.answer = answer(key_arn=ALIAS_ARN)
+
+    with pytest.raises(CheckerUnavailableError):
+        registry.register_key(ALIAS_ARN)
+
+    assert registry.store.all(Key) == []
+
+
+# --- keys: what is stored ---------------------------------------------------------------------------------------
+
+
+def test_a_healthy_key_is_stored_with_what_its_probe_found(registry: Registry) -> None:
+    facts = KeyFacts(multi_region=True, replica_regions=("eu-west-1",))
+    registry.checker.answer = answer(facts=facts)
+
+    made = registry.register_key(use=KeyUse.CSE)
+
+    assert made == registry.key()
+    assert made.key_id == KEY_ID
+    assert (made.key_arn, made.alias_arn) == (KEY_ARN, None)
+    assert (made.region, made.account_id) == ("us-west-2", "222222222222")
+    assert made.external_id == EXTERNAL_ID
+    assert made.use is KeyUse.CSE
+    assert made.baseline.ciphertext == b"fresh"
+    assert made.facts == facts
+    assert made.health == Health(healthy_streak=1, counted_at=NOW)
+    assert (made.last_probed_at, made.last_trigger) == (NOW, Trigger.REGISTRATION)
+    assert made.due_at == next_due("acme-prod", KEY_ID, made.health, 10, NOW)
+    assert registry.projects.get("acme-prod").keys == 1
+
+
+def test_the_probe_is_told_the_projects_external_id_and_a_context_that_names_the_project(registry: Registry) -> None:
+    registry.register_key()
+
+    [seen] = registry.checker.seen
+    assert (seen.project_id, seen.key_arn, seen.role_arn) == ("acme-prod", KEY_ARN, ROLE_ARN)
+    assert seen.external_id == EXTERNAL_ID
+    assert seen.context == probe_context("acme-prod")
+    assert seen.context["project"] == "acme-prod"
+
+
+def test_an_alias_is_kept_beside_the_key_arn_that_it_stood_for(registry: Registry) -> None:
+    made = registry.register_key(ALIAS_ARN)
+
+    assert (made.key_arn, made.alias_arn, made.key_id) == (KEY_ARN, ALIAS_ARN, KEY_ID)
+
+
+def test_a_key_and_the_projects_count_of_keys_are_stored_together(registry: Registry) -> None:
+    registry.register_key()
+
+    assert len(registry.store.commits) == 1
+
+
+def test_a_key_is_counted_right_although_another_was_registered_at_the_same_time(registry: Registry) -> None:
+    def another_key_is_faster() -> None:
+        current = registry.projects.get("acme-prod")
+        registry.store.commit([Put(changed(current, keys=current.keys + 1))])
+
+    registry.store.before_commit = another_key_is_faster
+    registry.register_key()
+
+    assert registry.projects.get("acme-prod").keys == 2
+
+
+def test_a_check_asks_check_keys_and_answers_with_the_key_as_it_is_then(watching: Registry) -> None:
+    found = watching.keys.check("acme-prod", KEY_ID)
+
+    assert watching.checker.checked == [("acme-prod", KEY_ID, Trigger.REQUEST)]
+    assert found == watching.key()
+
+
+def test_a_key_that_is_not_registered_is_not_checked(watching: Registry) -> None:
+    with pytest.raises(NotFoundError):
+        watching.keys.check("acme-prod", "us-west-2.other")
+
+    assert watching.checker.checked == []
+
+
+# --- keys: deletion ---------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_nothing_depends_on_is_deleted_and_no_longer_counted(watching: Registry) -> None:
+    watching.keys.delete("acme-prod", KEY_ID)
+
+    assert watching.store.key("acme-prod", KEY_ID) is None
+    assert watching.projects.get("acme-prod").keys == 0
+
+
+def test_a_key_in_use_is_not_deleted_and_its_clusters_are_listed(watching: Registry) -> None:
+    watching.store.put(key(clusters=2), cluster(), cluster(cluster_id="another"))
+
+    with pytest.raises(RefusedError) as refused:
+        watching.keys.delete("acme-prod", KEY_ID)
+
+    assert (refused.value.status, refused.value.title) == (409, "KMS key is in use")
+    assert refused.value.in_the_way == ("cluster another", "cluster vectors-prod")
+
+
+def test_a_key_with_an_open_incident_is_not_deleted(watching: Registry) -> None:
+    watching.store.put(key(open_incident_id="01JINCIDENT"), incident())
+
+    with pytest.raises(RefusedError) as refused:
+        watching.keys.delete("acme-prod", KEY_ID)
+
+    assert (refused.value.status, refused.value.title) == (409, "KMS key has an open incident")
+    assert refused.value.in_the_way == ("incident 01JINCIDENT",)
+    assert watching.store.key("acme-prod", KEY_ID) is not None
+    assert watching.projects.get("acme-prod").keys == 1
+
+
+def test_a_key_whose_incident_is_over_can_be_deleted(watching: Registry) -> None:
+    over = incident(status=IncidentStatus.RESOLVED, resolved_at=NOW)
+    watching.store.put(key(open_incident_id="01JINCIDENT"), over)
+
+    watching.keys.delete("acme-prod", KEY_ID)
+
+    assert watching.store.key("acme-prod", KEY_ID) is None
+
+
+def test_a_key_that_gets_a_cluster_while_it_is_deleted_is_not_deleted(watching: Registry) -> None:
+    def a_cluster_is_registered() -> None:
+        watching.clusters.register("acme-prod", NEW_CLUSTER)
+
+    watching.store.before_commit = a_cluster_is_registered
+
+    with pytest.raises(RefusedError, match="KMS key is in use"):
+        watching.keys.delete("acme-prod", KEY_ID)
+
+
+# --- clusters ---------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_under_a_healthy_key_is_active_and_counted(watching: Registry) -> None:
+    made = watching.clusters.register("acme-prod", NEW_CLUSTER)
+
+    assert made == watching.store.cluster("acme-prod", "vectors-prod")
+    assert made.status is ClusterStatus.ACTIVE
+    assert made.fence == 0
+    assert made.lock == LockSettings(via=LockVia.EVENT, timeout_seconds=120)
+    assert (watching.key().clusters, watching.key().pending_clusters) == (1, 0)
+
+
+@pytest.mark.parametrize("status", [status for status in KeyStatus if status is not KeyStatus.HEALTHY])
+@pytest.mark.parametrize("enforcement", Enforcement)
+def test_a_cluster_whose_key_is_not_healthy_waits_for_it_whatever_the_enforcement(
+    registry: Registry, status: KeyStatus, enforcement: Enforcement
+) -> None:
+    registry.store.put(project(enforcement=enforcement), key(health=Health(status=status), clusters=3))
+
+    made = registry.clusters.register("acme-prod", NEW_CLUSTER)
+
+    assert made.status is ClusterStatus.PENDING_KEY
+    assert (registry.key().clusters, registry.key().pending_clusters) == (4, 1)
+
+
+def test_a_key_that_turns_suspect_between_reading_and_writing_leaves_the_cluster_pending(watching: Registry) -> None:
+    def the_key_turns_suspect() -> None:
+        watching.store.commit([Put(changed(watching.key(), health=Health(status=KeyStatus.SUSPECT)))])
+
+    watching.store.before_commit = the_key_turns_suspect
+
+    made = watching.clusters.register("acme-prod", NEW_CLUSTER)
+
+    assert made.status is ClusterStatus.PENDING_KEY
+    assert (watching.key().clusters, watching.key().pending_clusters) == (1, 1)
+    assert watching.key().health.status is KeyStatus.SUSPECT
+
+
+def test_registration_gives_up_when_others_are_faster_every_time(
+    watching: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = watching.store.commit
+
+    def always_late(writes: Any) -> None:
+        commit([Put(changed(watching.key(), alert_sequence=watching.key().alert_sequence + 1))])
+        commit(writes)
+
+    monkeypatch.setattr(watching.store, "commit", always_late)
+
+    with pytest.raises(ConflictError):
+        watching.clusters.register("acme-prod", NEW_CLUSTER)
+    assert watching.store.cluster("acme-prod", "vectors-prod") is None
+
+
+def test_a_cluster_in_another_region_than_its_key_is_refused(watching: Registry) -> None:
+    with pytest.raises(RefusedError) as refused:
+        watching.clusters.register("acme-prod", changed(NEW_CLUSTER, region="eu-west-1"))
+
+    assert (refused.value.status, refused.value.title) == (409, "KMS key and cluster are in different Regions")
+    assert "eu-west-1" in refused.value.detail
+    assert "us-west-2" in refused.value.detail
+    assert watching.key().clusters == 0
+
+
+def test_the_two_hundred_and_first_cluster_of_a_key_is_refused(watching: Registry) -> None:
+    watching.store.put(key(clusters=200))
+
+    with pytest.raises(RefusedError) as refused:
+        watching.clusters.register("acme-prod", NEW_CLUSTER)
+
+    assert (refused.value.status, refused.value.title) == (409, "Too many clusters under KMS key")
+    assert watching.key().clusters == 200
+
+
+def test_the_two_hundredth_cluster_of_a_key_is_registered(watching: Registry) -> None:
+    watching.store.put(key(clusters=199))
+
+    watching.clusters.register("acme-prod", NEW_CLUSTER)
+
+    assert watching.key().clusters == 200
+
+
+def test_registering_an_existing_cluster_with_another_key_is_refused_in_the_fixed_words(watching: Registry) -> None:
+    watching.store.put(cluster(), key(key_id="us-west-2.other"))
+
+    with pytest.raises(RefusedError) as refused:
+        watching.clusters.register("acme-prod", changed(NEW_CLUSTER, key_id="us-west-2.other"))
+
+    assert refused.value.status == 409
+    assert refused.value.title == "Cannot change AWS CSE key ARN after cluster is created"
+    assert watching.clusters.get("acme-prod", "vectors-prod").key_id == KEY_ID
+
+
+def test_changing_a_clusters_key_is_refused_in_the_fixed_words(watching: Registry) -> None:
+    watching.store.put(cluster())
+
+    with pytest.raises(RefusedError) as refused:
+        watching.clusters.update("acme-prod", "vectors-prod", {"name": "New", "key_id": "us-west-2.other"})
+
+    assert refused.value.status == 409
+    assert refused.value.title == "Cannot change AWS CSE key ARN after cluster is created"
+    assert watching.clusters.get("acme-prod", "vectors-prod").name == "Vectors"
+
+
+def test_naming_a_clusters_own_key_in_a_change_is_no_change_of_key(watching: Registry) -> None:
+    watching.store.put(cluster())
+
+    changed_to = watching.clusters.update("acme-prod", "vectors-prod", {"name": "New", "key_id": KEY_ID})
+
+    assert (changed_to.name, changed_to.key_id) == ("New", KEY_ID)
+
+
+def test_a_cluster_is_not_registered_twice(watching: Registry) -> None:
+    watching.clusters.register("acme-prod", NEW_CLUSTER)
+
+    with pytest.raises(AlreadyExistsError, match="cluster vectors-prod is registered already"):
+        watching.clusters.register("acme-prod", NEW_CLUSTER)
+
+    assert watching.key().clusters == 1
+
+
+def test_a_cluster_under_a_key_that_is_not_registered_is_not_found(watching: Registry) -> None:
+    with pytest.raises(NotFoundError):
+        watching.clusters.register("acme-prod", changed(NEW_CLUSTER, key_id="us-west-2.other"))
+
+
+def test_a_change_of_a_cluster_keeps_the_fence_that_a_lock_put_on_it_meanwhile(watching: Registry) -> None:
+    watching.store.put(cluster())
+
+    def a_lock_is_requested() -> None:
+        current = watching.clusters.get("acme-prod", "vectors-prod")
+        watching.store.commit([Put(changed(current, fence=77, status=ClusterStatus.LOCKING))])
+
+    watching.store.before_commit = a_lock_is_requested
+    watching.clusters.update("acme-prod", "vectors-prod", {"name": "New"})
+
+    after = watching.clusters.get("acme-prod", "vectors-prod")
+    assert (after.name, after.fence, after.status) == ("New", 77, ClusterStatus.LOCKING)
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """A cluster's status, and whether it can be deleted in it."""
+
+    status: ClusterStatus
+    allowed: bool
+
+
+DELETIONS = [
+    Deletion(ClusterStatus.ACTIVE, allowed=True),
+    Deletion(ClusterStatus.PENDING_KEY, allowed=True),
+    Deletion(ClusterStatus.LOCKING, allowed=False),
+    Deletion(ClusterStatus.LOCKED, allowed=False),
+    Deletion(ClusterStatus.LOCK_FAILED, allowed=False),
+    Deletion(ClusterStatus.UNLOCKING, allowed=False),
+    Deletion(ClusterStatus.UNLOCK_FAILED, allowed=False),
+]
+
+
+def test_it_is_decided_for_every_status_whether_a_cluster_can_be_deleted() -> None:
+    assert {case.status for case in DELETIONS} == set(ClusterStatus)
+
+
+@pytest.mark.parametrize("case", DELETIONS, ids=lambda case: case.status)
+def test_only_a_cluster_that_is_not_locked_can_be_deleted(watching: Registry, case: Deletion) -> None:
+    pending = int(case.status is ClusterStatus.PENDING_KEY)
+    watching.store.put(
+        key(clusters=2, pending_clusters=pending),
+        cluster(status=case.status, locked_by_incident_id="01JINCIDENT"),
+    )
+
+    if case.allowed:
+        watching.clusters.delete("acme-prod", "vectors-prod")
+        assert (watching.key().clusters, watching.key().pending_clusters) == (1, 0)
+        with pytest.raises(NotFoundError):
+            watching.clusters.get("acme-prod", "vectors-prod")
+    else:
+        with pytest.raises(RefusedError) as refused:
+            watching.clusters.delete("acme-prod", "vectors-prod")
+        assert (refused.value.status, refused.value.title) == (409, "Cluster is locked")
+        assert refused.value.in_the_way == ("incident 01JINCIDENT",)
+        assert watching.key().clusters == 2
+
+
+def test_a_fence_survives_deletion_and_registration_under_another_key(watching: Registry) -> None:
+    other = "us-west-2.other"
+    watching.store.put(key(clusters=1), key(key_id=other), cluster(fence=1_795_000_000_000))
+
+    watching.clusters.delete("acme-prod", "vectors-prod")
+    tombstone = watching.store.cluster("acme-prod", "vectors-prod")
+    assert tombstone is not None
+    assert (tombstone.fence, tombstone.deleted_at) == (1_795_000_000_000, NOW)
+
+    again = watching.clusters.register("acme-prod", changed(NEW_CLUSTER, key_id=other))
+
+    assert again.fence == 1_795_000_000_000
+    assert (again.key_id, again.status, again.deleted_at) == (other, ClusterStatus.ACTIVE, None)
+    assert again == watching.store.cluster("acme-prod", "vectors-prod")
+
+
+def test_a_tombstone_is_neither_changed_nor_deleted_again(watching: Registry) -> None:
+    watching.store.put(cluster(deleted_at=NOW, fence=5))
+
+    with pytest.raises(NotFoundError):
+        watching.clusters.update("acme-prod", "vectors-prod", {"name": "New"})
+    with pytest.raises(NotFoundError):
+        watching.clusters.delete("acme-prod", "vectors-prod")
+
+
+# --- subscriptions ----------------------------------------------------------------------------------------------
+
+
+def test_a_subscription_is_made_on_the_projects_own_topic_and_stored(registry: Registry) -> None:
+    made = registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "warning", ("key.*",))
+
+    assert made.subscription_arn == f"{project().alert_topic_arn}:{made.subscription_id}"
+    assert made.status == "confirmed"
+    [subscribed] = registry.topics.subscriptions.values()
+    assert (subscribed.endpoint, subscribed.min_severity, subscribed.types) == (QUEUE_ARN, "warning", ("key.*",))
+    stored = registry.store.subscription("acme-prod", made.subscription_id)
+    assert stored == changed(made, version=1)
+
+
+@pytest.mark.parametrize("endpoint", ["", "me@example.com", f"{QUEUE_ARN}\n", QUEUE_ARN.replace(":sqs:", ":sns:")])
+def test_an_endpoint_that_is_no_queue_is_refused(registry: Registry, endpoint: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        registry.subscriptions.create("acme-prod", Protocol.SQS, endpoint, "info", ())
+
+    assert (refused.value.status, refused.value.title) == (422, "Invalid endpoint")
+    assert registry.topics.subscriptions == {}
+
+
+def test_a_subscription_that_ends_is_gone_from_the_topic_and_the_table(registry: Registry) -> None:
+    made = registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "info", ())
+
+    registry.subscriptions.delete("acme-prod", made.subscription_id)
+
+    assert registry.topics.subscriptions == {}
+    assert registry.store.subscription("acme-prod", made.subscription_id) is None
+    with pytest.raises(NotFoundError):
+        registry.subscriptions.delete("acme-prod", made.subscription_id)
+
+
+def test_another_projects_subscription_is_not_ended(registry: Registry) -> None:
+    registry.store.put(project(project_id="other", keys=0))
+    made = registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "info", ())
+
+    with pytest.raises(NotFoundError):
+        registry.subscriptions.delete("other", made.subscription_id)
+
+    assert len(registry.topics.subscriptions) == 1
