@@ -133,7 +133,13 @@ class Story:
     def run_control_plane(self, api: ApiClient, outputs: StackOutputs) -> ControlPlane:
         """Start the control plane that answers lock requests."""
         with self._teller.step("a small control plane starts to listen for lock requests") as step:
-            control_plane = ControlPlane(self._cloud.session(), api, outputs["AlertBusName"], name="demo-control-plane")
+            control_plane = ControlPlane(
+                self._cloud.session(),
+                api,
+                outputs["AlertBusName"],
+                name="demo-control-plane",
+                project_id=PROJECT_ID,
+            )
             self._running.enter_context(control_plane)
             step.outcome = f"on bus {outputs['AlertBusName']}"
         return control_plane

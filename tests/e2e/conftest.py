@@ -79,13 +79,16 @@ def stage(cloud: LocalCloud, stack: StackOutputs, faults: FaultProxy) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def told(cloud: LocalCloud, stack: StackOutputs, faults: FaultProxy) -> Iterator[Callable[[str], None]]:
-    """All stories, begun at once: most of their time they wait for the next sweep. `told(name)` is how one ended."""
+def told(
+    request: pytest.FixtureRequest, cloud: LocalCloud, stack: StackOutputs, faults: FaultProxy
+) -> Iterator[Callable[[str], None]]:
+    """The stories, begun at once: most of their time they wait for the next sweep. `told(name)` is how one ended."""
+    wanted = [name for name in STORIES if any(f"[{name}]" in item.name for item in request.session.items)]
 
     def tell(name: str) -> None:
         with Stage(cloud, stack, faults) as stage:
             STORIES[name](stage)
 
-    with ThreadPoolExecutor(max_workers=len(STORIES)) as pool:
-        endings: dict[str, Future[None]] = {name: pool.submit(tell, name) for name in STORIES}
+    with ThreadPoolExecutor(max_workers=len(wanted)) as pool:
+        endings: dict[str, Future[None]] = {name: pool.submit(tell, name) for name in wanted}
         yield lambda name: endings[name].result(timeout=_TEST_SECONDS)

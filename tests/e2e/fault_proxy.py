@@ -1,7 +1,6 @@
 """A forward proxy between the functions and the local cloud, which fails the calls that a test names."""
 
 import contextlib
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -73,7 +72,7 @@ class FaultProxy:
             answer = self._http.request("POST", f"{self.url}/_microburst/rules", json=self._rules)
         assert answer.status < 300, f"the fault proxy refused {self._rules}: {answer.data!r}"
 
-    def fired(self, resource: str) -> int:
-        """How often a rule about a resource fired."""
+    def fired(self, service: str) -> int:
+        """How often a rule about a service fired."""
         answer = self._http.request("GET", f"{self.url}/_microburst/fired")
-        return sum(resource in json.dumps(entry) for entry in answer.json())
+        return sum(entry["service"] == service for entry in answer.json())

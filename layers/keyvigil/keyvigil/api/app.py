@@ -94,6 +94,11 @@ def _early(refusal: Response[str]) -> dict[str, Any]:
     }
 
 
+def _sentence(reason: str) -> str:
+    """A reason from the inside, as a sentence. `str.capitalize` would make the ids in it small."""
+    return f"{reason[:1].upper()}{reason[1:]}."
+
+
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +133,7 @@ def _refused(error: RefusedError) -> Response[str]:
 
 @app.exception_handler(NotFoundError)
 def _not_found(error: NotFoundError) -> Response[str]:
-    return problem(404, "Not found", f"{error}".capitalize() + ".")
+    return problem(404, "Not found", _sentence(str(error)))
 
 
 @app.not_found
@@ -138,7 +143,7 @@ def _no_route(_error: RouteNotFoundError) -> Response[str]:
 
 @app.exception_handler(AlreadyExistsError)
 def _exists(error: AlreadyExistsError) -> Response[str]:
-    return problem(409, "Already exists", f"{error}".capitalize() + ".")
+    return problem(409, "Already exists", _sentence(str(error)))
 
 
 @app.exception_handler(ConflictError)
@@ -327,9 +332,9 @@ def answer_lock(project_id: str, cluster_id: str, body: Annotated[AnswerLock, Bo
     )
     match decision.answer:
         case Answer.STALE:
-            raise RefusedError(409, "Answer to an older request", decision.reason)
+            raise RefusedError(409, "Answer to an older request", _sentence(decision.reason))
         case Answer.CONTRADICTED:
-            raise RefusedError(409, "Answer does not fit the request", decision.reason)
+            raise RefusedError(409, "Answer does not fit the request", _sentence(decision.reason))
         case Answer.ACCEPTED | Answer.REPEATED:
             return views.cluster(decision.cluster)
 

@@ -1,0 +1,618 @@
+"""The functions' handlers: each takes its event apart, makes one call and maps the result."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from keyvigil import wiring
+from keyvigil.adapters.plain_data import from_plain, to_plain
+from keyvigil.domain.alerts import OutboxRow, WorkflowStart
+from keyvigil.domain.clusters import ClusterStatus, LockAction
+from keyvigil.domain.incidents import (
+    HeldFor,
+    IncidentStatus,
+    LockoutDecision,
+    LockoutVerb,
+    Mending,
+    RecoveryDecision,
+    RecoveryVerb,
+    WorkflowKind,
+)
+from keyvigil.domain.keys import Baseline, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
+from keyvigil.domain.verdicts import Cause
+from keyvigil.errors import NotFoundError
+from keyvigil.ports import ProbeAnswer, RegistrationAnswer
+from keyvigil.use_cases.check_key import CheckKey, CheckResult
+from keyvigil.use_cases.lock_clusters import LockoutPlan, Settlement
+from keyvigil.use_cases.plan_sweep import PlanSweep
+from keyvigil.use_cases.read_fleet import ReadFleet
+from keyvigil.use_cases.reconcile import ReconcileReport
+from keyvigil.use_cases.relay_outbox import RelayOutbox
+from keyvigil.use_cases.unlock_clusters import RecoveryPlan
+from tests.examples import EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, key, project, verdict
+from tests.fakes import (
+    CountingIds,
+    FakeClock,
+    FakeNotifier,
+    FakeQueue,
+    FakeWorkflow,
+    MemoryStore,
+    ScriptedProber,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+# Powertools warns about an invocation in which nothing was done that could be counted.
+nothing_to_count = pytest.mark.filterwarnings("ignore:No application metrics to publish")
+FUNCTIONS = sorted(path.parent.name for path in ROOT.glob("functions/*/app.py"))
+
+
+@dataclass(frozen=True)
+class Context:
+    """A LambdaContext, as far as Powertools looks at it."""
+
+    function_name: str = "keyvigil-function"
+    memory_limit_in_mb: int = 1024
+    invoked_function_arn: str = "arn:aws:lambda:us-west-2:111111111111:function:keyvigil-function"
+    aws_request_id: str = "request-1"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 30_000
+
+
+def load(name: str) -> ModuleType:
+    """A function's app.py, imported by its path: every one of them is called `app`."""
+    spec = importlib.util.spec_from_file_location(f"function_{name}", ROOT / "functions" / name / "app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass(frozen=True)
+class Use:
+    """Puts something behind a name of `wiring`."""
+
+    patch: pytest.MonkeyPatch
+
+    def __call__(self, **wired: Any) -> None:
+        for name, value in wired.items():
+            self.patch.setattr(wiring, name, lambda value=value: value)
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    return Use(monkeypatch)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    store.put(project(), key())
+    return store
+
+
+class Recorder:
+    """A use case that keeps what it was called with, and gives one answer."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(self, *args: Any, **_: Any) -> Any:
+        self.calls.append(args)
+        return self.answer
+
+
+def metrics_in(printed: str) -> dict[str, float]:
+    """The metrics of one invocation, from its line in embedded metric format."""
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    [document] = [line for line in lines if "_aws" in line]
+    names = [each["Name"] for each in document["_aws"]["CloudWatchMetrics"][0]["Metrics"]]
+    return {name: sum(document[name]) for name in names}
+
+
+# --- importing --------------------------------------------------------------------------------------------------
+
+
+def test_importing_the_functions_and_the_wiring_calls_nobody_and_needs_no_environment() -> None:
+    program = textwrap.dedent(
+        """
+        import importlib.util, os, socket, sys
+
+        def refuse(*args, **kwargs):
+            raise AssertionError("a module went to the network while it was imported")
+
+        socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+        os.environ.clear()
+        import keyvigil.wiring
+        assert "boto3" not in sys.modules, "wiring loads its adapters when they are asked for"
+        for number, path in enumerate(sys.argv[1:]):
+            spec = importlib.util.spec_from_file_location(f"app{number}", path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            assert callable(module.handler), path
+        """
+    )
+    paths = [str(ROOT / "functions" / name / "app.py") for name in FUNCTIONS]
+
+    done = subprocess.run(  # noqa: S603  this interpreter, and a program that stands above
+        [sys.executable, "-I", "-c", program, *paths],
+        env={name: value for name, value in os.environ.items() if name == "SYSTEMROOT"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert len(FUNCTIONS) == 10
+
+
+# --- check_keys: a batch from the queue -------------------------------------------------------------------------
+
+
+def message(key_id: str, due_at: datetime = NOW) -> dict[str, Any]:
+    body = {"project_id": "acme-prod", "key_id": key_id, "due_at": to_plain(due_at)}
+    return {
+        "messageId": f"message of {key_id}",
+        "receiptHandle": "handle",
+        "body": json.dumps(body),
+        "attributes": {},
+        "messageAttributes": {},
+        "md5OfBody": "",
+        "eventSource": "aws:sqs",
+        "eventSourceARN": "arn:aws:sqs:us-west-2:111111111111:check",
+        "awsRegion": "us-west-2",
+    }
+
+
+def failed(answer: dict[str, Any]) -> list[str]:
+    return [each["itemIdentifier"].removeprefix("message of ") for each in answer["batchItemFailures"]]
+
+
+class Checks:
+    """`check_key` by key id: what each does, or that it finds the key healthy."""
+
+    def __init__(self, **what: Callable[[], Any]) -> None:
+        self.what = what
+        self.checked: list[str] = []
+        self.asked: list[tuple[Trigger, datetime | None]] = []
+
+    def __call__(
+        self, project_id: str, key_id: str, trigger: Trigger, *, due_at: datetime | None = None
+    ) -> CheckResult:
+        self.asked.append((trigger, due_at))
+        if key_id in self.what:
+            self.what[key_id]()
+        self.checked.append(key_id)
+        return CheckResult(key=key(key_id=key_id), probed=True, confirmed=False)
+
+
+def explode() -> None:
+    raise RuntimeError("the table did not answer")
+
+
+def test_a_record_that_explodes_and_one_that_hangs_do_not_spoil_the_others(
+    use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_keys = load("check_keys")
+    monkeypatch.setattr(check_keys, "RECORD_SECONDS", 0.3)
+    released = threading.Event()
+    checks = Checks(explodes=explode, hangs=lambda: released.wait(timeout=60))
+    use(check_key=checks)
+    batch = ["first", "explodes", "hangs", "second", "third"]
+
+    try:
+        answer = check_keys.handler({"Records": [message(key_id) for key_id in batch]}, Context())
+        checked = sorted(checks.checked)
+    finally:
+        released.set()
+
+    assert sorted(failed(answer)) == ["explodes", "hangs"]
+    assert checked == ["first", "second", "third"]
+
+
+def test_the_records_of_a_batch_are_checked_at_the_same_time(use: Use) -> None:
+    # Each check waits until all ten are under way.
+    together = threading.Barrier(10)
+    names = [f"key-{number}" for number in range(10)]
+    use(check_key=Checks(**{name: lambda: together.wait(timeout=20) for name in names}))
+
+    answer = load("check_keys").handler({"Records": [message(name) for name in names]}, Context())
+
+    assert failed(answer) == []
+
+
+@nothing_to_count
+def test_a_batch_that_fails_as_a_whole_names_every_record(use: Use) -> None:
+    use(check_key=Checks(one=explode, two=explode))
+
+    answer = load("check_keys").handler({"Records": [message("one"), message("two")]}, Context())
+
+    assert failed(answer) == ["one", "two"]
+
+
+def test_a_record_that_cannot_be_read_fails_by_itself(use: Use) -> None:
+    use(check_key=Checks())
+    unreadable = {**message("unreadable"), "body": "{}"}
+
+    answer = load("check_keys").handler({"Records": [unreadable, message("readable")]}, Context())
+
+    assert failed(answer) == ["unreadable"]
+
+
+def test_a_key_that_was_removed_meanwhile_is_dropped_and_not_tried_again(
+    use: Use, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone() -> None:
+        raise NotFoundError("key gone is not registered")
+
+    use(check_key=Checks(gone=gone))
+
+    answer = load("check_keys").handler({"Records": [message("gone"), message("there")]}, Context())
+
+    assert failed(answer) == []
+    assert metrics_in(capsys.readouterr().out)["KeysGone"] == 1
+
+
+def test_a_message_is_a_scheduled_check_that_knows_when_the_key_was_due(use: Use) -> None:
+    checks = Checks()
+    use(check_key=checks)
+
+    load("check_keys").handler({"Records": [message("one", due_at=NOW)]}, Context())
+
+    assert checks.asked == [(Trigger.SCHEDULE, NOW)]
+
+
+def test_a_batch_is_counted_by_verdict_and_a_key_probed_since_is_not_counted_as_a_probe(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.put(key(key_id="due"), key(key_id="sick"), key(key_id="probed-since", last_probed_at=NOW))
+    clock = FakeClock(NOW)
+    clock.advance(60)
+
+    class Prober(ScriptedProber):
+        def probe(self, key: Any) -> ProbeAnswer:
+            self.probes += 1
+            cause = Cause.KEY_DISABLED if key.key_id == "sick" else None
+            return ProbeAnswer(verdict=verdict(cause, at=clock.now()), facts=None)
+
+    prober = Prober()
+    use(check_key=CheckKey(store, prober, clock, CountingIds(), confirmation_probes=3))
+    later = NOW + timedelta(seconds=30)
+    batch = [message("due", later), message("sick", later), message("probed-since", NOW)]
+
+    answer = load("check_keys").handler({"Records": batch}, Context())
+
+    assert failed(answer) == []
+    assert prober.probes == 2
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["VerdictHealthy"], counted["VerdictUnhealthy"], counted["KeysProbedSince"]) == (1, 1, 1)
+    assert counted["ProbeLatency"] == 82
+
+
+# --- check_keys: one request ------------------------------------------------------------------------------------
+
+
+def test_a_request_to_check_answers_with_the_fields_that_the_workflows_branch_on(use: Use, store: MemoryStore) -> None:
+    clock = FakeClock()
+    clock.advance(60)
+    prober = ScriptedProber(ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, at=clock.now()), facts=None))
+    use(check_key=CheckKey(store, prober, clock, CountingIds(), confirmation_probes=3))
+    request = {"action": "check", "project_id": "acme-prod", "key_id": KEY_ID, "trigger": "lockout"}
+
+    answer = load("check_keys").handler(request, Context())
+
+    [incident_id] = [incident_id for _, incident_id in store.open_incidents()]
+    assert answer == {
+        "error": None,
+        "status": "SUSPECT",
+        "outcome": "UNHEALTHY",
+        "cause": "KEY_DISABLED",
+        "confirmed": False,
+        "incident_id": incident_id,
+    }
+    after = store.key("acme-prod", KEY_ID)
+    assert after is not None
+    assert after.last_trigger is Trigger.LOCKOUT
+
+
+def test_a_confirmed_outage_is_told_to_the_workflow(use: Use) -> None:
+    found = CheckResult(key=key(open_incident_id="01J"), probed=True, confirmed=True)
+    use(check_key=Recorder(found))
+    request = {"action": "check", "project_id": "acme-prod", "key_id": KEY_ID, "trigger": "lockout"}
+
+    told = load("check_keys").handler(request, Context())
+
+    assert (told["confirmed"], told["incident_id"]) == (True, "01J")
+
+
+def test_a_request_may_say_when_the_key_was_due(use: Use) -> None:
+    checks = Checks()
+    use(check_key=checks)
+    request = {
+        "action": "check",
+        "project_id": "acme-prod",
+        "key_id": "one",
+        "trigger": "request",
+        "due_at": "2026-11-22T03:00:00.000Z",
+    }
+
+    load("check_keys").handler(request, Context())
+    load("check_keys").handler({**request, "due_at": None}, Context())
+
+    assert checks.asked == [(Trigger.REQUEST, NOW), (Trigger.REQUEST, None)]
+
+
+def test_a_request_to_check_a_key_that_is_not_registered_says_so_without_failing(use: Use, store: MemoryStore) -> None:
+    use(check_key=CheckKey(store, ScriptedProber(), FakeClock(), CountingIds(), confirmation_probes=3))
+    request = {"action": "check", "project_id": "acme-prod", "key_id": "none", "trigger": "request"}
+
+    answer = load("check_keys").handler(request, Context())
+
+    assert answer == {"error": "not_found", "message": "key none is not registered in project acme-prod"}
+
+
+def test_a_request_to_probe_a_registration_answers_so_that_the_api_can_read_it(use: Use) -> None:
+    registration = Registration(
+        project_id="acme-prod",
+        key_arn=KEY_ARN,
+        role_arn=ROLE_ARN,
+        external_id=EXTERNAL_ID,
+        use=KeyUse.CSE,
+        context={"tested-by": "KeyVigil"},
+    )
+    expected = RegistrationAnswer(
+        verdict=verdict(),
+        role_checks_external_id=True,
+        key_arn=KEY_ARN,
+        baseline=Baseline.of(b"\x00\xff", registration.context, NOW),
+        facts=KeyFacts(replica_regions=("eu-west-1",)),
+    )
+    seen: list[Registration] = []
+
+    class Prober(ScriptedProber):
+        def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+            seen.append(registration)
+            return expected
+
+    use(prober=Prober())
+    request = {"action": "probe_registration", "registration": to_plain(registration)}
+
+    answer = load("check_keys").handler(request, Context())
+
+    assert seen == [registration]
+    assert from_plain(json.loads(json.dumps(answer)), RegistrationAnswer) == expected
+
+
+@nothing_to_count
+@pytest.mark.parametrize("request_", [{"action": "destroy"}, {}], ids=["another action", "no action"])
+def test_an_unknown_action_is_an_error(request_: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="it is `check` or `probe_registration`"):
+        load("check_keys").handler(request_, Context())
+
+
+# --- plan_sweep -------------------------------------------------------------------------------------------------
+
+
+class Reconciles:
+    """A reconciler that finds one thing of each sort."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self) -> ReconcileReport:
+        self.runs += 1
+        return ReconcileReport(
+            rows_resent=3,
+            mended=[("01J", Mending.START_LOCKOUT, "its clusters should be locked and are not")],
+            errors=[("01K", "Step Functions did not answer")],
+        )
+
+
+def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue, reconcile = FakeQueue(), Reconciles()
+    use(plan_sweep=PlanSweep(store, queue, FakeClock()), reconcile=reconcile)
+
+    answer = load("plan_sweep").handler({}, Context())
+
+    assert answer == {"claimed": True, "keys_due": 1, "keys_sent": 1}
+    assert [each.key_id for each in queue.messages] == [KEY_ID]
+    assert reconcile.runs == 1
+    printed = capsys.readouterr().out
+    assert "could not be mended" in printed
+    counted = metrics_in(printed)
+    assert counted == {"KeysDue": 1, "KeysSent": 1, "OutboxRowsResent": 3, "SweepsDone": 1}
+
+
+@nothing_to_count
+def test_a_minute_that_another_sweep_has_is_left_to_it(use: Use, store: MemoryStore) -> None:
+    queue, reconcile = FakeQueue(), Reconciles()
+    store.claim_sweep(NOW)
+    use(plan_sweep=PlanSweep(store, queue, FakeClock()), reconcile=reconcile)
+
+    assert load("plan_sweep").handler({}, Context()) == {"claimed": False}
+    assert queue.messages == []
+    assert reconcile.runs == 0
+
+
+def test_a_fault_in_reconciling_delays_no_probe_and_fails_the_sweep(use: Use, store: MemoryStore) -> None:
+    queue = FakeQueue()
+    use(plan_sweep=PlanSweep(store, queue, FakeClock()), reconcile=explode)
+
+    with pytest.raises(RuntimeError):
+        load("plan_sweep").handler({}, Context())
+
+    assert len(queue.messages) == 1
+
+
+# --- relay_outbox -----------------------------------------------------------------------------------------------
+
+
+def start(row_id: str) -> OutboxRow:
+    to_start = WorkflowStart(
+        workflow=WorkflowKind.LOCKOUT,
+        name=f"{row_id}-lock-1",
+        project_id="acme-prod",
+        key_id=KEY_ID,
+        incident_id=row_id,
+    )
+    return OutboxRow(row_id=row_id, project_id="acme-prod", created_at=NOW, workflow_start=to_start)
+
+
+def stream_record(row_id: str) -> dict[str, Any]:
+    keys = {"pk": {"S": f"OUTBOX#{row_id}"}, "sk": {"S": "OUTBOX"}}
+    image = {**keys, "kind": {"S": "OUTBOX"}, "version": {"N": "1"}}
+    return {
+        "eventID": f"event-{row_id}",
+        "eventName": "INSERT",
+        "eventSource": "aws:dynamodb",
+        "dynamodb": {"Keys": keys, "NewImage": image, "SequenceNumber": "1", "StreamViewType": "NEW_IMAGE"},
+    }
+
+
+def test_new_rows_from_the_stream_are_delivered(use: Use, store: MemoryStore) -> None:
+    workflow = FakeWorkflow()
+    store.put(start("01J1"), start("01J2"))
+    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock()))
+
+    answer = load("relay_outbox").handler({"Records": [stream_record("01J1"), stream_record("01J2")]}, Context())
+
+    assert answer == {"sent": 2, "failed": 0}
+    assert set(workflow.started) == {"01J1-lock-1", "01J2-lock-1"}
+    assert store.unsent_rows(NOW) == []
+
+
+def test_rows_that_the_reconciler_names_are_delivered_again(use: Use, store: MemoryStore) -> None:
+    workflow = FakeWorkflow()
+    store.put(start("01J1"), start("01J2"))
+    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock()))
+
+    answer = load("relay_outbox").handler({"resend": ["01J2"]}, Context())
+
+    assert answer == {"sent": 1, "failed": 0}
+    assert set(workflow.started) == {"01J2-lock-1"}
+
+
+def test_what_a_target_does_not_take_is_counted_and_holds_up_nothing(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflow = FakeWorkflow()
+    workflow.broken = True
+    store.put(start("01J1"))
+    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock()))
+
+    answer = load("relay_outbox").handler({"Records": [stream_record("01J1")]}, Context())
+
+    assert answer == {"sent": 0, "failed": 1}
+    assert metrics_in(capsys.readouterr().out) == {"OutboxRowsSent": 0, "DeliveriesFailed": 1}
+    assert store.unsent_rows(NOW) == ["01J1"]
+
+
+# --- the workflows' steps ---------------------------------------------------------------------------------------
+
+INCIDENT = {"project_id": "acme-prod", "key_id": KEY_ID, "incident_id": "01J"}
+ONE_CLUSTER = {
+    "project_id": "acme-prod",
+    "cluster_id": "vectors-prod",
+    "incident_id": "01J",
+    "task_token": "token",
+}
+
+
+@pytest.mark.parametrize(("name", "action"), [("lock_cluster", LockAction.LOCK), ("unlock_cluster", LockAction.UNLOCK)])
+def test_asking_for_a_lock_or_unlock_passes_the_task_token_on(use: Use, name: str, action: LockAction) -> None:
+    request_lock = Recorder("requested")
+    use(request_lock=request_lock)
+
+    answer = load(name).handler(ONE_CLUSTER, Context())
+
+    assert request_lock.calls == [(action, "acme-prod", "vectors-prod", "01J", "token")]
+    assert answer == {"outcome": "requested"}
+
+
+def test_a_task_token_is_not_written_to_the_log(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
+    use(request_lock=Recorder("requested"))
+
+    load("lock_cluster").handler({**ONE_CLUSTER, "task_token": "a-secret-token"}, Context())
+
+    assert "a-secret-token" not in capsys.readouterr().out
+
+
+def test_the_decision_about_a_lockout_is_given_to_the_workflow(use: Use) -> None:
+    decision = LockoutDecision(verb=LockoutVerb.HOLD, reason="the grace lasts", held_for=HeldFor.GRACE)
+    decide = Recorder(LockoutPlan(decision=decision, cluster_ids=("a", "b")))
+    use(decide_lockout=decide)
+
+    answer = load("decide_lockout").handler(INCIDENT, Context())
+
+    assert decide.calls == [("acme-prod", KEY_ID, "01J")]
+    assert answer == {"verb": "HOLD", "reason": "the grace lasts", "cluster_ids": ["a", "b"]}
+    assert json.loads(json.dumps(answer)) == answer
+
+
+def test_the_decision_about_a_recovery_is_given_to_the_workflow(use: Use) -> None:
+    decision = RecoveryDecision(verb=RecoveryVerb.UNLOCK, reason="the key's recovery is proved")
+    decide = Recorder(RecoveryPlan(decision=decision, cluster_ids=("a",)))
+    use(decide_recovery=decide)
+
+    answer = load("decide_recovery").handler(INCIDENT, Context())
+
+    assert decide.calls == [("acme-prod", KEY_ID, "01J")]
+    assert answer == {"verb": "UNLOCK", "reason": "the key's recovery is proved", "cluster_ids": ["a"]}
+
+
+@pytest.mark.parametrize("name", ["settle_lockout", "settle_recovery"])
+def test_how_it_ended_is_given_to_the_workflow(use: Use, name: str) -> None:
+    settle = Recorder(Settlement(status=IncidentStatus.PARTLY_LOCKED, failed=("b",)))
+    use(**{name: settle})
+
+    answer = load(name).handler(INCIDENT, Context())
+
+    assert settle.calls == [("acme-prod", KEY_ID, "01J")]
+    assert answer == {"status": "PARTLY_LOCKED", "failed": ["b"]}
+
+
+# --- registry_api -----------------------------------------------------------------------------------------------
+
+
+def test_the_api_answers_and_writes_down_who_asked(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(read_fleet=ReadFleet(store, FakeClock()))
+    event = {
+        "version": "2.0",
+        "routeKey": "GET /fleet",
+        "rawPath": "/fleet",
+        "rawQueryString": "",
+        "headers": {},
+        "requestContext": {
+            "http": {"method": "GET", "path": "/fleet"},
+            "stage": "$default",
+            "authorizer": {"iam": {"callerId": "AROACALLER:session"}},
+        },
+        "isBase64Encoded": False,
+    }
+
+    answer = load("registry_api").handler(event, Context())
+
+    assert answer["statusCode"] == 200
+    fleet = json.loads(answer["body"])
+    assert fleet["keys"][KeyStatus.HEALTHY] == 1
+    assert fleet["clusters"][ClusterStatus.ACTIVE] == 0
+    [line] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"answered"' in line]
+    assert (line["caller"], line["status"], line["route"]) == ("AROACALLER:session", 200, "GET /fleet")
