@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -51,6 +52,7 @@ from tests.fakes import (
     MemoryStore,
     ScriptedProber,
 )
+from tests.infra.source_template import SourceTemplate
 
 ROOT = Path(__file__).resolve().parents[2]
 # Powertools warns about an invocation in which nothing was done that could be counted.
@@ -150,7 +152,7 @@ def test_importing_the_functions_and_the_wiring_calls_nobody_and_needs_no_enviro
 
     done = subprocess.run(  # noqa: S603  this interpreter, and a program that stands above
         [sys.executable, "-I", "-c", program, *paths],
-        env={name: value for name, value in os.environ.items() if name == "SYSTEMROOT"},
+        env={},
         capture_output=True,
         text=True,
         check=False,
@@ -158,6 +160,52 @@ def test_importing_the_functions_and_the_wiring_calls_nobody_and_needs_no_enviro
 
     assert done.returncode == 0, done.stderr
     assert len(FUNCTIONS) == 10
+
+
+def environment_in_template(name: str) -> dict[str, str]:
+    """The variables that template.yaml gives a function; every value is a number, so that it fits each."""
+    template = SourceTemplate.load()
+    shared = template.content["Globals"]["Function"].get("Environment", {}).get("Variables", {})
+    [own] = [
+        resource["Properties"].get("Environment", {}).get("Variables", {})
+        for resource in template.resources.values()
+        if resource.get("Properties", {}).get("CodeUri") == f"functions/{name}"
+    ]
+    return dict.fromkeys([*shared, *own], "3")
+
+
+def wired_by(name: str) -> set[str]:
+    """The names of `wiring` that a function's code calls."""
+    edge = "layers/keyvigil/keyvigil/api/app.py"
+    source = ROOT / (edge if name == "registry_api" else f"functions/{name}/app.py")
+    return set(re.findall(r"\bwiring\.(\w+)\(\)", source.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_template_tells_each_function_every_setting_that_its_wiring_asks_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in list(os.environ):
+        if variable.startswith("KEYVIGIL_"):
+            monkeypatch.delenv(variable)
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+    for variable, value in environment_in_template(name).items():
+        monkeypatch.setenv(variable, value)
+    cached = [value for value in vars(wiring).values() if hasattr(value, "cache_clear")]
+
+    assert wired_by(name)
+    try:
+        for wired in wired_by(name):
+            getattr(wiring, wired)()
+    finally:
+        for each in cached:
+            each.cache_clear()
+
+
+def test_the_api_is_told_both_state_machines_because_it_shows_their_executions() -> None:
+    told = environment_in_template("registry_api")
+
+    assert {"KEYVIGIL_LOCKOUT_STATE_MACHINE_ARN", "KEYVIGIL_RECOVERY_STATE_MACHINE_ARN"} <= told.keys()
 
 
 # --- check_keys: a batch from the queue -------------------------------------------------------------------------
@@ -222,6 +270,14 @@ def test_a_record_that_explodes_and_one_that_hangs_do_not_spoil_the_others(
 
     assert sorted(failed(answer)) == ["explodes", "hangs"]
     assert checked == ["first", "second", "third"]
+
+
+def test_a_record_is_given_up_before_lambda_gives_up_the_whole_batch() -> None:
+    template = SourceTemplate.load()
+    own = template.resources["CheckKeysFunction"]["Properties"].get("Timeout")
+    timeout = own or template.content["Globals"]["Function"]["Timeout"]
+
+    assert load("check_keys").RECORD_SECONDS <= timeout - 3
 
 
 def test_the_records_of_a_batch_are_checked_at_the_same_time(use: Use) -> None:

@@ -1,0 +1,696 @@
+"""What leaves KeyVigil: the exact requests to SNS, EventBridge, SQS, Step Functions and Lambda, and their refusals."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
+from botocore.response import StreamingBody
+from botocore.stub import ANY, Stubber
+
+from keyvigil.adapters.functions import InvokedKeyChecker, InvokedOutboxRelay
+from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue, filter_policy
+from keyvigil.adapters.plain_data import from_plain, to_plain
+from keyvigil.adapters.step_functions import StepFunctionsWorkflow
+from keyvigil.domain.alerts import Alert, AlertType, LockRequest, Severity, WorkflowStart, make_alert, sentence
+from keyvigil.domain.clusters import ClusterStatus
+from keyvigil.domain.incidents import AffectedCluster, WorkflowKind
+from keyvigil.domain.keys import Baseline, KeyFacts, KeyUse, Registration, Trigger
+from keyvigil.domain.projects import Protocol, Subscription
+from keyvigil.domain.verdicts import Cause
+from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundError
+from keyvigil.ports import CheckMessage, RegistrationAnswer
+from tests.examples import CUSTOMER, EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, incident, key, verdict
+from tests.fakes import changed
+
+TOPIC_ARN = "arn:aws:sns:us-west-2:111111111111:keyvigil-project-acme-prod"
+SUBSCRIPTION_ARN = f"{TOPIC_ARN}:8d2e5b1c-0000-0000-0000-000000000000"
+QUEUE_ARN = f"arn:aws:sqs:us-west-2:{CUSTOMER}:alerts"
+QUEUE_URL = "https://sqs.us-west-2.amazonaws.com/111111111111/keyvigil-check"
+LOCKOUT_ARN = "arn:aws:states:us-west-2:111111111111:stateMachine:keyvigil-cluster-lockout"
+RECOVERY_ARN = "arn:aws:states:us-west-2:111111111111:stateMachine:keyvigil-cluster-recovery"
+EXECUTION_ARN = "arn:aws:states:us-west-2:111111111111:execution:keyvigil-cluster-lockout:01J-lock-1"
+ENDPOINT = "https://service.us-west-2.amazonaws.com"
+
+START = WorkflowStart(
+    workflow=WorkflowKind.LOCKOUT,
+    name="01J-lock-1",
+    project_id="acme-prod",
+    key_id=KEY_ID,
+    incident_id="01J",
+)
+LOCK_REQUEST = LockRequest(
+    detail_type="Cluster Lock Requested",
+    project_id="acme-prod",
+    cluster_id="vectors-prod",
+    incident_id="01J",
+    fence=1795369305484,
+    reason=f"{KEY_ID}: incident 01J",
+    respond_by=NOW + timedelta(minutes=5),
+)
+
+
+def alert(kind: AlertType = AlertType.KEY_UNHEALTHY, **fields: Any) -> Alert:
+    made, _ = make_alert(
+        kind,
+        alert_id="01JALERT",
+        key=key(verdict=verdict(Cause.KEY_DISABLED, aws_error_code="DisabledException"), alert_sequence=6),
+        incident=incident(),
+        clusters=[AffectedCluster(cluster_id="vectors-prod", status=ClusterStatus.LOCKED)],
+        occurred_at=NOW,
+        detected_at=NOW + timedelta(seconds=2),
+    )
+    return changed(made, **fields)
+
+
+@pytest.fixture(scope="module")
+def clients() -> dict[str, Any]:
+    session = boto3.Session("AKIAKEYVIGILITSELF01", "made-up", region_name="us-west-2")
+    return {
+        "sns": session.client("sns"),
+        "events": session.client("events"),
+        "sqs": session.client("sqs"),
+        "stepfunctions": session.client("stepfunctions"),
+        "lambda": session.client("lambda"),
+    }
+
+
+@dataclass(frozen=True)
+class Stubs:
+    """A stub of each service; whatever was laid ready must have been asked for by the end of the test."""
+
+    sns: Stubber
+    events: Stubber
+    sqs: Stubber
+    stepfunctions: Stubber
+    lambda_: Stubber
+
+
+@pytest.fixture
+def aws(clients: dict[str, Any]) -> Iterator[Stubs]:
+    stubs = {name: Stubber(client) for name, client in clients.items()}
+    for stub in stubs.values():
+        stub.activate()
+    yield Stubs(*stubs.values())
+    for stub in stubs.values():
+        stub.assert_no_pending_responses()
+        stub.deactivate()
+
+
+def unreachable(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every call of a client time out."""
+
+    def times_out(*_: Any) -> None:
+        raise ConnectTimeoutError(endpoint_url=ENDPOINT)
+
+    monkeypatch.setattr(client, "_make_api_call", times_out)
+
+
+# --- the notifier -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def notifier(clients: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> AwsNotifier:
+    notifier = AwsNotifier("keyvigil-alerts")
+    notifier.__dict__.update(_sns=clients["sns"], _events=clients["events"])
+    return notifier
+
+
+def published(aws: Stubs, notifier: AwsNotifier, what: Alert) -> dict[str, Any]:
+    """Publish an alert and return the request that SNS got."""
+    seen: dict[str, Any] = {}
+
+    def keep(params: dict[str, Any], **_: Any) -> None:
+        seen.update(params)
+
+    events = aws.sns.client.meta.events
+    events.register("provide-client-params.sns.Publish", keep)
+    aws.sns.add_response("publish", {"MessageId": "1"}, dict.fromkeys(PUBLISHED, ANY))
+    notifier.publish(TOPIC_ARN, what)
+    events.unregister("provide-client-params.sns.Publish", keep)
+    return seen
+
+
+PUBLISHED = ["TopicArn", "Subject", "Message", "MessageStructure", "MessageAttributes"]
+
+
+def test_an_alert_is_published_to_the_projects_topic_with_attributes_to_filter_by(
+    aws: Stubs, notifier: AwsNotifier
+) -> None:
+    request = published(aws, notifier, alert())
+
+    assert request["TopicArn"] == TOPIC_ARN
+    assert request["MessageStructure"] == "json"
+    assert request["Subject"] == "[critical] key.unhealthy acme-prod"
+    assert request["MessageAttributes"] == {
+        "project_id": {"DataType": "String", "StringValue": "acme-prod"},
+        "type": {"DataType": "String", "StringValue": "key.unhealthy"},
+        "severity": {"DataType": "String", "StringValue": "critical"},
+        "status": {"DataType": "String", "StringValue": "firing"},
+    }
+
+
+def test_an_alert_is_json_field_by_field_as_in_the_contract(aws: Stubs, notifier: AwsNotifier) -> None:
+    request = published(aws, notifier, alert())
+
+    document = json.loads(json.loads(request["Message"])["default"])
+    assert document == {
+        "schema_version": "1.0",
+        "alert_id": "01JALERT",
+        "dedup_key": f"acme-prod/{KEY_ID}/01JINCIDENT/key",
+        "sequence": 7,
+        "type": "key.unhealthy",
+        "severity": "critical",
+        "status": "firing",
+        "project_id": "acme-prod",
+        "key": {"arn": KEY_ARN, "region": "us-west-2", "account_id": CUSTOMER, "alias": None},
+        "incident_id": "01JINCIDENT",
+        "cause": {
+            "code": "KEY_DISABLED",
+            "operation": "Encrypt",
+            "aws_error_code": "DisabledException",
+            "message": "The key does not work: KEY_DISABLED.",
+        },
+        "actor": None,
+        "clusters": [{"cluster_id": "vectors-prod", "status": "LOCKED"}],
+        "remediation": {
+            "summary": "Mend it.",
+            "commands": ["aws kms enable-key"],
+            "runbook": "docs/alerts.md#keyunhealthy",
+        },
+        "occurred_at": "2026-11-22T03:00:00.000Z",
+        "detected_at": "2026-11-22T03:00:02.000Z",
+    }
+
+
+def test_an_email_subscriber_gets_plain_words_and_no_json(aws: Stubs, notifier: AwsNotifier) -> None:
+    text = json.loads(published(aws, notifier, alert())["Message"])["email"]
+
+    assert text == sentence(alert())
+    assert not set('{}"') & set(text)
+    for needed in ("KEY_DISABLED", KEY_ARN, "vectors-prod (LOCKED)", "2026-11-22 03:00:00 UTC", "aws kms enable-key"):
+        assert needed in text
+
+
+@pytest.mark.parametrize("kind", AlertType)
+def test_a_subject_is_one_line_that_sns_takes(aws: Stubs, notifier: AwsNotifier, kind: AlertType) -> None:
+    subject = published(aws, notifier, alert(kind, project_id="p" * 200))["Subject"]
+
+    assert len(subject) <= 100
+    assert subject.isascii()
+    assert subject.isprintable()
+
+
+@pytest.mark.parametrize("code", ["NotFound", "AuthorizationError", "InternalError", "Throttled"])
+def test_an_alert_that_sns_refuses_is_not_delivered(aws: Stubs, notifier: AwsNotifier, code: str) -> None:
+    aws.sns.add_client_error("publish", code)
+
+    with pytest.raises(DeliveryError, match=f"SNS did not take the message: {code}"):
+        notifier.publish(TOPIC_ARN, alert())
+
+
+def test_a_target_that_cannot_be_reached_has_not_taken_the_message(
+    aws: Stubs, notifier: AwsNotifier, clients: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unreachable(clients["sns"], monkeypatch)
+    unreachable(clients["events"], monkeypatch)
+
+    with pytest.raises(DeliveryError, match="SNS did not take the message: ConnectTimeoutError"):
+        notifier.publish(TOPIC_ARN, alert())
+    with pytest.raises(DeliveryError, match="EventBridge did not take the message: ConnectTimeoutError"):
+        notifier.put_alert(alert())
+
+
+def bus_takes(aws: Stubs, detail_type: str, detail: Any) -> None:
+    entry = {
+        "Source": "keyvigil",
+        "DetailType": detail_type,
+        "Detail": json.dumps(detail),
+        "EventBusName": "keyvigil-alerts",
+    }
+    answer = {"FailedEntryCount": 0, "Entries": [{"EventId": "1"}]}
+    aws.events.add_response("put_events", answer, {"Entries": [entry]})
+
+
+def test_an_alert_on_the_bus_is_the_same_document_under_its_type(aws: Stubs, notifier: AwsNotifier) -> None:
+    bus_takes(aws, "key.unhealthy", to_plain(alert()))
+
+    notifier.put_alert(alert())
+
+
+def test_a_lock_request_on_the_bus_has_the_contracts_fields(aws: Stubs, notifier: AwsNotifier) -> None:
+    detail = {
+        "project_id": "acme-prod",
+        "cluster_id": "vectors-prod",
+        "incident_id": "01J",
+        "fence": 1795369305484,
+        "reason": f"{KEY_ID}: incident 01J",
+        "respond_by": "2026-11-22T03:05:00.000Z",
+    }
+    bus_takes(aws, "Cluster Lock Requested", detail)
+
+    notifier.put_lock_request(LOCK_REQUEST)
+
+
+def test_an_event_that_the_bus_refuses_in_a_200_is_not_delivered(aws: Stubs, notifier: AwsNotifier) -> None:
+    refused = {"FailedEntryCount": 1, "Entries": [{"ErrorCode": "InternalFailure", "ErrorMessage": "oh"}]}
+    aws.events.add_response("put_events", refused, {"Entries": ANY})
+    aws.events.add_response("put_events", refused, {"Entries": ANY})
+
+    with pytest.raises(DeliveryError, match="InternalFailure"):
+        notifier.put_alert(alert())
+    with pytest.raises(DeliveryError, match="InternalFailure"):
+        notifier.put_lock_request(LOCK_REQUEST)
+
+
+def test_an_event_that_the_bus_denies_is_not_delivered(aws: Stubs, notifier: AwsNotifier) -> None:
+    aws.events.add_client_error("put_events", "AccessDeniedException")
+
+    with pytest.raises(DeliveryError, match="EventBridge did not take the message: AccessDeniedException"):
+        notifier.put_lock_request(LOCK_REQUEST)
+
+
+# --- topics -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def topics(clients: dict[str, Any]) -> SnsTopics:
+    topics = SnsTopics("keyvigil-project-", {"keyvigil:stack": "keyvigil"})
+    topics.__dict__.update(_sns=clients["sns"])
+    return topics
+
+
+def subscription(**fields: Any) -> Subscription:
+    example = Subscription(
+        project_id="acme-prod",
+        subscription_id="01JSUBSCRIPTION",
+        protocol=Protocol.SQS,
+        endpoint=QUEUE_ARN,
+        min_severity="info",
+        types=(),
+        subscription_arn="",
+        status="pending",
+        created_at=NOW,
+    )
+    return changed(example, **fields)
+
+
+def test_a_projects_topic_has_the_prefix_that_iam_allows_and_the_stacks_tag(aws: Stubs, topics: SnsTopics) -> None:
+    expected = {
+        "Name": "keyvigil-project-acme-prod",
+        "Tags": [{"Key": "keyvigil:stack", "Value": "keyvigil"}],
+    }
+    aws.sns.add_response("create_topic", {"TopicArn": TOPIC_ARN}, expected)
+
+    assert topics.create("acme-prod") == TOPIC_ARN
+
+
+@pytest.mark.parametrize(("answered", "status"), [("true", "pending"), ("false", "confirmed"), (None, "confirmed")])
+def test_a_subscription_is_pending_until_it_is_confirmed(
+    aws: Stubs, topics: SnsTopics, answered: str | None, status: str
+) -> None:
+    wanted = subscription(min_severity="warning", types=("key.*", "cluster.locked"))
+    policy = {"severity": ["warning", "critical"], "type": [{"prefix": "key."}, "cluster.locked"]}
+    expected = {
+        "TopicArn": TOPIC_ARN,
+        "Protocol": "sqs",
+        "Endpoint": QUEUE_ARN,
+        "Attributes": {"RawMessageDelivery": "true", "FilterPolicy": json.dumps(policy)},
+        "ReturnSubscriptionArn": True,
+    }
+    aws.sns.add_response("subscribe", {"SubscriptionArn": SUBSCRIPTION_ARN}, expected)
+    attributes = {} if answered is None else {"PendingConfirmation": answered}
+    asked = {"SubscriptionArn": SUBSCRIPTION_ARN}
+    aws.sns.add_response("get_subscription_attributes", {"Attributes": attributes}, asked)
+
+    assert topics.subscribe(TOPIC_ARN, wanted) == (SUBSCRIPTION_ARN, status)
+
+
+@pytest.mark.parametrize(
+    ("least", "severities"),
+    [
+        ("info", ["info", "warning", "critical"]),
+        ("warning", ["warning", "critical"]),
+        ("critical", ["critical"]),
+    ],
+)
+def test_a_least_severity_lets_it_and_everything_above_through(least: str, severities: list[str]) -> None:
+    assert filter_policy(subscription(min_severity=least)) == {"severity": severities}
+
+
+def test_the_filter_policy_knows_every_severity() -> None:
+    assert filter_policy(subscription(min_severity="info"))["severity"] == [str(each) for each in Severity]
+
+
+def test_types_are_taken_to_the_letter_unless_they_end_in_a_star() -> None:
+    policy = filter_policy(subscription(types=("key.*", "key.unhealthy", "cluster.*")))
+
+    assert policy["type"] == [{"prefix": "key."}, "key.unhealthy", {"prefix": "cluster."}]
+
+
+def test_deleting_a_topic_ends_its_subscriptions_first_on_every_page(aws: Stubs, topics: SnsTopics) -> None:
+    def listed(arn: str) -> dict[str, str]:
+        return {"SubscriptionArn": arn, "Owner": "1", "Protocol": "sqs", "Endpoint": "x", "TopicArn": TOPIC_ARN}
+
+    first = {"Subscriptions": [listed(f"{TOPIC_ARN}:1"), listed("PendingConfirmation")], "NextToken": "more"}
+    second = {"Subscriptions": [listed(f"{TOPIC_ARN}:2"), listed("Deleted")]}
+    aws.sns.add_response("list_subscriptions_by_topic", first, {"TopicArn": TOPIC_ARN})
+    aws.sns.add_response("unsubscribe", {}, {"SubscriptionArn": f"{TOPIC_ARN}:1"})
+    aws.sns.add_response("list_subscriptions_by_topic", second, {"TopicArn": TOPIC_ARN, "NextToken": "more"})
+    aws.sns.add_response("unsubscribe", {}, {"SubscriptionArn": f"{TOPIC_ARN}:2"})
+    aws.sns.add_response("delete_topic", {}, {"TopicArn": TOPIC_ARN})
+
+    topics.delete(TOPIC_ARN)
+
+
+def test_deleting_a_topic_that_is_gone_is_not_an_error(aws: Stubs, topics: SnsTopics) -> None:
+    aws.sns.add_client_error("list_subscriptions_by_topic", "NotFound", http_status_code=404)
+    aws.sns.add_response("delete_topic", {}, {"TopicArn": TOPIC_ARN})
+
+    topics.delete(TOPIC_ARN)
+
+
+def test_a_topic_that_may_not_be_deleted_is_an_error(aws: Stubs, topics: SnsTopics) -> None:
+    aws.sns.add_client_error("list_subscriptions_by_topic", "AuthorizationError", http_status_code=403)
+
+    with pytest.raises(ClientError, match="AuthorizationError"):
+        topics.delete(TOPIC_ARN)
+
+
+@pytest.mark.parametrize("code", ["NotFound", "NotFoundException"])
+def test_ending_a_subscription_that_is_gone_is_not_an_error(aws: Stubs, topics: SnsTopics, code: str) -> None:
+    aws.sns.add_client_error("unsubscribe", code, expected_params={"SubscriptionArn": SUBSCRIPTION_ARN})
+
+    topics.unsubscribe(SUBSCRIPTION_ARN)
+
+
+def test_a_subscription_that_never_was_confirmed_has_nothing_to_end(aws: Stubs, topics: SnsTopics) -> None:
+    topics.unsubscribe("pending confirmation")
+
+
+# --- the check queue --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue(clients: dict[str, Any]) -> SqsCheckQueue:
+    queue = SqsCheckQueue(QUEUE_URL)
+    queue.__dict__.update(_sqs=clients["sqs"])
+    return queue
+
+
+def queue_gets(aws: Stubs, numbers: range, *, taken: int | None = None) -> None:
+    entries = [
+        {
+            "Id": str(place),
+            "MessageBody": json.dumps(
+                {"project_id": "acme-prod", "key_id": f"key-{number}", "due_at": "2026-11-22T03:00:00.000Z"}
+            ),
+        }
+        for place, number in enumerate(numbers)
+    ]
+    taken = len(entries) if taken is None else taken
+    answer = {
+        "Successful": [{"Id": entry["Id"], "MessageId": "1", "MD5OfMessageBody": "1"} for entry in entries[:taken]],
+        "Failed": [{"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"} for entry in entries[taken:]],
+    }
+    aws.sqs.add_response("send_message_batch", answer, {"QueueUrl": QUEUE_URL, "Entries": entries})
+
+
+def due(count: int) -> list[CheckMessage]:
+    return [CheckMessage("acme-prod", f"key-{number}", NOW) for number in range(count)]
+
+
+def test_keys_are_sent_in_batches_of_ten(aws: Stubs, queue: SqsCheckQueue) -> None:
+    queue_gets(aws, range(10))
+    queue_gets(aws, range(10, 20))
+    queue_gets(aws, range(20, 23))
+
+    assert queue.send(due(23)) == 23
+
+
+def test_what_the_queue_refuses_is_not_counted_as_sent(aws: Stubs, queue: SqsCheckQueue) -> None:
+    queue_gets(aws, range(10), taken=7)
+    queue_gets(aws, range(10, 12), taken=0)
+
+    assert queue.send(due(12)) == 7
+
+
+def test_nothing_due_asks_nobody(aws: Stubs, queue: SqsCheckQueue) -> None:
+    assert queue.send([]) == 0
+
+
+def test_a_message_that_was_sent_is_read_by_check_keys_as_it_was_meant(aws: Stubs) -> None:
+    [message] = due(1)
+
+    assert from_plain(json.loads(json.dumps(to_plain(message))), CheckMessage) == message
+
+
+# --- Step Functions ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workflow(clients: dict[str, Any]) -> StepFunctionsWorkflow:
+    workflow = StepFunctionsWorkflow(LOCKOUT_ARN, RECOVERY_ARN)
+    workflow.__dict__.update(_client=clients["stepfunctions"])
+    return workflow
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "machine"),
+    [
+        (WorkflowKind.LOCKOUT, "01J-lock-1", LOCKOUT_ARN),
+        (WorkflowKind.RECOVERY, "01J-unlock-2", RECOVERY_ARN),
+    ],
+)
+def test_an_execution_is_started_under_its_name_with_what_it_is_about(
+    aws: Stubs, workflow: StepFunctionsWorkflow, kind: WorkflowKind, name: str, machine: str
+) -> None:
+    document = {"project_id": "acme-prod", "key_id": KEY_ID, "incident_id": "01J"}
+    expected = {"stateMachineArn": machine, "name": name, "input": json.dumps(document)}
+    aws.stepfunctions.add_response("start_execution", {"executionArn": EXECUTION_ARN, "startDate": NOW}, expected)
+
+    workflow.start(changed(START, workflow=kind, name=name))
+
+
+def test_starting_an_execution_that_was_started_before_is_fine(aws: Stubs, workflow: StepFunctionsWorkflow) -> None:
+    aws.stepfunctions.add_client_error("start_execution", "ExecutionAlreadyExists")
+
+    workflow.start(START)
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ExecutionLimitExceeded", "StateMachineDoesNotExist"])
+def test_an_execution_that_could_not_be_started_is_not_delivered(
+    aws: Stubs, workflow: StepFunctionsWorkflow, code: str
+) -> None:
+    aws.stepfunctions.add_client_error("start_execution", code)
+
+    with pytest.raises(DeliveryError, match=f"did not start 01J-lock-1: {code}"):
+        workflow.start(START)
+
+
+def test_step_functions_out_of_reach_is_a_delivery_that_failed_whatever_was_asked(
+    aws: Stubs, workflow: StepFunctionsWorkflow, clients: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unreachable(clients["stepfunctions"], monkeypatch)
+
+    with pytest.raises(DeliveryError, match="ConnectTimeoutError"):
+        workflow.start(START)
+    with pytest.raises(DeliveryError, match="ConnectTimeoutError"):
+        workflow.complete("token", "locked", None)
+    with pytest.raises(DeliveryError, match="ConnectTimeoutError"):
+        workflow.is_running("01J-lock-1")
+
+
+def test_the_arn_of_an_execution_follows_from_its_name(workflow: StepFunctionsWorkflow) -> None:
+    assert workflow.execution_arn("01J-lock-1") == EXECUTION_ARN
+    assert workflow.execution_arn("01J-unlock-2") == (
+        "arn:aws:states:us-west-2:111111111111:execution:keyvigil-cluster-recovery:01J-unlock-2"
+    )
+
+
+def test_a_function_that_was_not_told_a_state_machine_says_which() -> None:
+    with pytest.raises(ValueError, match="not told the ARN of the lock state machine"):
+        StepFunctionsWorkflow(None, RECOVERY_ARN).execution_arn("01J-lock-1")
+
+
+@pytest.mark.parametrize(
+    ("status", "running"),
+    [("RUNNING", True), ("SUCCEEDED", False), ("FAILED", False), ("TIMED_OUT", False), ("ABORTED", False)],
+)
+def test_only_an_execution_that_runs_is_running(
+    aws: Stubs, workflow: StepFunctionsWorkflow, *, status: str, running: bool
+) -> None:
+    answer = {
+        "executionArn": EXECUTION_ARN,
+        "stateMachineArn": LOCKOUT_ARN,
+        "status": status,
+        "startDate": NOW,
+    }
+    aws.stepfunctions.add_response("describe_execution", answer, {"executionArn": EXECUTION_ARN})
+
+    assert workflow.is_running("01J-lock-1") is running
+
+
+def test_an_execution_that_never_was_is_not_running(aws: Stubs, workflow: StepFunctionsWorkflow) -> None:
+    aws.stepfunctions.add_client_error("describe_execution", "ExecutionDoesNotExist")
+
+    assert workflow.is_running("01J-lock-1") is False
+
+
+def test_not_knowing_whether_an_execution_runs_is_not_the_same_as_its_not_running(
+    aws: Stubs, workflow: StepFunctionsWorkflow
+) -> None:
+    aws.stepfunctions.add_client_error("describe_execution", "ThrottlingException")
+
+    with pytest.raises(DeliveryError, match="did not describe 01J-lock-1"):
+        workflow.is_running("01J-lock-1")
+
+
+def test_an_answer_wakes_the_step_that_waits_for_it(aws: Stubs, workflow: StepFunctionsWorkflow) -> None:
+    output = json.dumps({"result": "locked", "detail": "done"})
+    aws.stepfunctions.add_response("send_task_success", {}, {"taskToken": "token", "output": output})
+
+    workflow.complete("token", "locked", "done")
+
+
+@pytest.mark.parametrize("code", ["TaskTimedOut", "TaskDoesNotExist", "InvalidToken"])
+def test_a_step_that_waits_no_longer_is_not_an_error(aws: Stubs, workflow: StepFunctionsWorkflow, code: str) -> None:
+    aws.stepfunctions.add_client_error("send_task_success", code)
+
+    workflow.complete("token", "locked", None)
+
+
+def test_an_answer_that_did_not_reach_its_step_is_not_delivered(aws: Stubs, workflow: StepFunctionsWorkflow) -> None:
+    aws.stepfunctions.add_client_error("send_task_success", "AccessDeniedException")
+
+    with pytest.raises(DeliveryError, match="AccessDeniedException"):
+        workflow.complete("token", "locked", None)
+
+
+# --- other functions --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checker(clients: dict[str, Any]) -> InvokedKeyChecker:
+    checker = InvokedKeyChecker("keyvigil-check-keys")
+    checker.__dict__.update(_lambda=clients["lambda"])
+    return checker
+
+
+@pytest.fixture
+def relay(clients: dict[str, Any]) -> InvokedOutboxRelay:
+    relay = InvokedOutboxRelay("keyvigil-relay-outbox")
+    relay.__dict__.update(_lambda=clients["lambda"])
+    return relay
+
+
+def check_keys_answers(aws: Stubs, payload: Any, document: Any, **more: Any) -> None:
+    raw = json.dumps(document).encode()
+    answer = {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(raw), len(raw)), **more}
+    expected = {"FunctionName": "keyvigil-check-keys", "Payload": json.dumps(payload).encode()}
+    aws.lambda_.add_response("invoke", answer, expected)
+
+
+CHECK = {"action": "check", "project_id": "acme-prod", "key_id": KEY_ID, "trigger": "request"}
+
+
+def test_a_check_is_asked_of_check_keys_and_waited_for(aws: Stubs, checker: InvokedKeyChecker) -> None:
+    check_keys_answers(aws, CHECK, {"error": None, "status": "HEALTHY"})
+
+    checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
+
+
+def test_a_key_that_check_keys_does_not_find_is_not_found(aws: Stubs, checker: InvokedKeyChecker) -> None:
+    check_keys_answers(aws, CHECK, {"error": "not_found", "message": "key x is not registered"})
+
+    with pytest.raises(NotFoundError, match="key x is not registered"):
+        checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
+
+
+def test_a_registration_is_probed_by_check_keys_and_its_answer_read(aws: Stubs, checker: InvokedKeyChecker) -> None:
+    registration = Registration(
+        project_id="acme-prod",
+        key_arn=KEY_ARN,
+        role_arn=ROLE_ARN,
+        external_id=EXTERNAL_ID,
+        use=KeyUse.CMEK,
+        context={"tested-by": "KeyVigil"},
+    )
+    expected = RegistrationAnswer(
+        verdict=verdict(),
+        role_checks_external_id=True,
+        key_arn=KEY_ARN,
+        baseline=Baseline.of(b"\x00\xff", registration.context, NOW),
+        facts=KeyFacts(),
+    )
+    payload = {
+        "action": "probe_registration",
+        "registration": {
+            "project_id": "acme-prod",
+            "key_arn": KEY_ARN,
+            "role_arn": ROLE_ARN,
+            "external_id": EXTERNAL_ID,
+            "use": "cmek",
+            "context": {"tested-by": "KeyVigil"},
+        },
+    }
+    check_keys_answers(aws, payload, to_plain(expected))
+
+    assert checker.probe_registration(registration) == expected
+
+
+def test_a_check_keys_that_failed_did_not_answer(aws: Stubs, checker: InvokedKeyChecker) -> None:
+    check_keys_answers(aws, CHECK, {"errorMessage": "it broke"}, FunctionError="Unhandled")
+
+    with pytest.raises(CheckerUnavailableError):
+        checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
+
+
+@pytest.mark.parametrize("code", ["TooManyRequestsException", "ResourceNotFoundException"])
+def test_a_check_keys_that_could_not_be_asked_did_not_answer(aws: Stubs, checker: InvokedKeyChecker, code: str) -> None:
+    aws.lambda_.add_client_error("invoke", code)
+
+    with pytest.raises(CheckerUnavailableError):
+        checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
+
+
+class Slow(io.RawIOBase):
+    """A body that does not come."""
+
+    def read(self, _: int = -1) -> bytes:
+        raise ReadTimeoutError(endpoint_url=ENDPOINT)
+
+
+def test_an_answer_that_does_not_come_in_time_is_no_answer(aws: Stubs, checker: InvokedKeyChecker) -> None:
+    body = StreamingBody(cast("Any", Slow()), 10)
+    aws.lambda_.add_response("invoke", {"StatusCode": 200, "Payload": body})
+
+    with pytest.raises(CheckerUnavailableError, match="ReadTimeoutError"):
+        checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
+
+
+def test_rows_to_send_again_are_named_to_the_relay_in_batches_and_not_waited_for(
+    aws: Stubs, relay: InvokedOutboxRelay
+) -> None:
+    rows = [f"01J{number}" for number in range(30)]
+    for batch in (rows[:25], rows[25:]):
+        expected = {
+            "FunctionName": "keyvigil-relay-outbox",
+            "InvocationType": "Event",
+            "Payload": json.dumps({"resend": batch}).encode(),
+        }
+        aws.lambda_.add_response("invoke", {"StatusCode": 202}, expected)
+
+    relay.resend(rows)
+
+
+def test_a_relay_that_could_not_be_asked_is_a_delivery_that_failed(aws: Stubs, relay: InvokedOutboxRelay) -> None:
+    aws.lambda_.add_client_error("invoke", "TooManyRequestsException")
+
+    with pytest.raises(DeliveryError, match="relay_outbox could not be asked"):
+        relay.resend(["01J"])
