@@ -1,7 +1,8 @@
 """One local cloud with the real stack for all end-to-end tests; stories are told at once, each on its own stage."""
 
+import threading
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,22 @@ def stage(cloud: LocalCloud, stack: StackOutputs, faults: FaultProxy) -> Iterato
 @pytest.fixture(scope="session")
 def told(
     request: pytest.FixtureRequest, cloud: LocalCloud, stack: StackOutputs, faults: FaultProxy
-) -> Iterator[Callable[[str], None]]:
+) -> Callable[[str], None]:
     """The stories, begun at once: most of their time they wait for the next sweep. `told(name)` is how one ended."""
     wanted = [name for name in STORIES if any(f"[{name}]" in item.name for item in request.session.items)]
 
-    def tell(name: str) -> None:
-        with Stage(cloud, stack, faults) as stage:
-            STORIES[name](stage)
+    endings: dict[str, Future[None]] = {name: Future() for name in wanted}
 
-    with ThreadPoolExecutor(max_workers=len(wanted)) as pool:
-        endings: dict[str, Future[None]] = {name: pool.submit(tell, name) for name in wanted}
-        yield lambda name: endings[name].result(timeout=_TEST_SECONDS)
+    def tell(name: str) -> None:
+        try:
+            with Stage(cloud, stack, faults) as stage:
+                STORIES[name](stage)
+        except BaseException as error:  # noqa: BLE001 - the test that asks for the ending raises it
+            endings[name].set_exception(error)
+        else:
+            endings[name].set_result(None)
+
+    for name in wanted:
+        # Daemons, so that a run that is interrupted does not wait for stories to end.
+        threading.Thread(target=tell, args=(name,), name=name, daemon=True).start()
+    return lambda name: endings[name].result(timeout=_TEST_SECONDS)

@@ -152,20 +152,26 @@ TROUBLED_AFTER = timedelta(seconds=5)
 """How soon a key that is not HEALTHY, or about which nothing is known, is due again: for every sweep, whatever second
 of its minute that runs in, but no sooner than a probe would count."""
 
+HALF_A_SWEEP = timedelta(seconds=30)
+"""How much earlier than a whole interval a key is due. Sweeps come every minute, but not to the millisecond: a key due
+exactly one interval after its last probe would miss the sweep that comes a moment early, and wait for another."""
+
 
 def next_due(project_id: str, key_id: str, health: Health, interval_minutes: int, now: datetime) -> datetime:
-    """When a key is to be probed next. There is a sweep every minute.
+    """When a key is to be probed next. There is a sweep every minute, at any second of it.
 
-    Healthy keys are spread evenly over the whole minutes of their interval, by a hash of their id that no
-    restart changes. A key that is not HEALTHY, or is UNKNOWN, is due for every sweep.
+    A key that is not HEALTHY, or is UNKNOWN, is due for every sweep. A healthy key is due at its own minute of
+    the interval, which a hash of its id spreads evenly and no restart changes, or one interval after this
+    probe, whichever is first.
     """
     if health.status is not KeyStatus.HEALTHY or health.unknown_since is not None:
         return now + TROUBLED_AFTER
-    minute, interval = int(now.timestamp()) // 60, interval_minutes
     digest = hashlib.sha256(f"{project_id}/{key_id}".encode()).digest()
-    offset = int.from_bytes(digest[:8]) % interval
-    ahead = (offset - minute) % interval or interval
-    return datetime.fromtimestamp((minute + ahead) * 60, UTC)
+    place = int.from_bytes(digest[:8]) % interval_minutes
+    minute = int((now + HALF_A_SWEEP).timestamp()) // 60
+    own_minute = datetime.fromtimestamp((minute + ((place - minute) % interval_minutes or interval_minutes)) * 60, UTC)
+    due = min(own_minute, now + timedelta(minutes=interval_minutes)) - HALF_A_SWEEP
+    return max(due, now + TROUBLED_AFTER)
 
 
 STALE_INTERVALS = 3

@@ -1,0 +1,910 @@
+"""One contract, two stores: what the use cases' tests rely on in memory must hold on DynamoDB too."""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta, timezone
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+import boto3
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from moto import mock_aws
+from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseClientError
+
+from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, DynamoDbStore
+from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
+from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
+from keyvigil.domain.incidents import (
+    AffectedCluster,
+    HeldFor,
+    Incident,
+    IncidentStatus,
+    TimelineEntry,
+    WorkflowKind,
+)
+from keyvigil.domain.keys import Baseline, Health, Key, KeyFacts, KeyStatus, KeyUse, Trigger
+from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
+from keyvigil.domain.verdicts import Cause, Finding
+from keyvigil.errors import ConflictError, RefusedError
+from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord, Unchanged
+from tests.examples import CUSTOMER, KEY_ARN, KEY_ID, NOW, ROLE_ARN, cluster, incident, key, project, verdict
+from tests.fakes import MemoryStore, changed
+from tests.infra.source_template import SourceTemplate
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+TABLE = "keyvigil-table"
+REGION = "us-west-2"
+LATER = NOW + timedelta(minutes=1)
+EARLIER = NOW - timedelta(minutes=1)
+
+
+@cache
+def template() -> SourceTemplate:
+    return SourceTemplate.load()
+
+
+def table_in_template() -> dict[str, Any]:
+    """The table as template.yaml makes it, without what is no matter of keys."""
+    properties = template().resources["Table"]["Properties"]
+    wanted = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes", "BillingMode", "TimeToLiveSpecification")
+    return {name: properties[name] for name in wanted}
+
+
+# --- both stores ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dynamodb() -> "Iterator[DynamoDBClient]":
+    with pytest.MonkeyPatch.context() as patch, mock_aws():
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield boto3.client("dynamodb", region_name=REGION)
+
+
+@pytest.fixture(scope="module")
+def one_dynamodb_store(dynamodb: "DynamoDBClient") -> DynamoDbStore:
+    return DynamoDbStore(TABLE, REGION)
+
+
+@pytest.fixture
+def dynamodb_store(dynamodb: "DynamoDBClient", one_dynamodb_store: DynamoDbStore) -> Iterator[DynamoDbStore]:
+    """The store on a fresh table."""
+    table = table_in_template()
+    ttl = table.pop("TimeToLiveSpecification")
+    dynamodb.create_table(TableName=TABLE, **table)
+    dynamodb.update_time_to_live(TableName=TABLE, TimeToLiveSpecification=ttl)
+    yield one_dynamodb_store
+    dynamodb.delete_table(TableName=TABLE)
+
+
+@pytest.fixture(params=["memory", "dynamodb"])
+def store(request: pytest.FixtureRequest) -> Store:
+    if request.param == "memory":
+        return MemoryStore()
+    return cast("Store", request.getfixturevalue("dynamodb_store"))
+
+
+def put(store: Store, *entities: Entity) -> None:
+    """Write new entities, each by itself."""
+    for entity in entities:
+        store.commit([Put(entity)])
+
+
+def read(store: Store, entity: Entity) -> Entity | None:
+    """Read an entity again by its own id."""
+    match entity:
+        case Project():
+            return store.project(entity.project_id)
+        case Key():
+            return store.key(entity.project_id, entity.key_id)
+        case Cluster():
+            return store.cluster(entity.project_id, entity.cluster_id)
+        case Incident():
+            return store.incident(entity.project_id, entity.incident_id)
+        case Subscription():
+            return store.subscription(entity.project_id, entity.subscription_id)
+        case OutboxRow():
+            return store.outbox_row(entity.row_id)
+        case TimelineEntry():
+            found = [each for each in store.timeline(entity.incident_id) if each.entry_id == entity.entry_id]
+            return found[0] if found else None
+
+
+# --- entities ---------------------------------------------------------------------------------------------------
+
+
+def subscription(**changes: Any) -> Subscription:
+    example = Subscription(
+        project_id="acme-prod",
+        subscription_id="01JSUBSCRIPTION",
+        protocol=Protocol.SQS,
+        endpoint=f"arn:aws:sqs:us-west-2:{CUSTOMER}:alerts",
+        min_severity="warning",
+        types=("key.*", "cluster.locked"),
+        subscription_arn="arn:aws:sns:us-west-2:111111111111:topic:1",
+        status="confirmed",
+        created_at=NOW,
+    )
+    return changed(example, **changes)
+
+
+def entry(number: int = 1, incident_id: str = "01JINCIDENT") -> TimelineEntry:
+    return TimelineEntry(
+        incident_id=incident_id, entry_id=f"01J{number:04d}", at=NOW, what="key.suspect", detail="since a minute"
+    )
+
+
+def start_row(row_id: str = "01JROW", **changes: Any) -> OutboxRow:
+    start = WorkflowStart(
+        workflow=WorkflowKind.RECOVERY,
+        name="01JINCIDENT-unlock-1",
+        project_id="acme-prod",
+        key_id=KEY_ID,
+        incident_id="01JINCIDENT",
+    )
+    return changed(
+        OutboxRow(row_id=row_id, project_id="acme-prod", created_at=NOW, workflow_start=start),
+        **changes,
+    )
+
+
+def full_key() -> Key:
+    return key(
+        alias_arn="arn:aws:kms:us-west-2:222222222222:alias/vectors",
+        use=KeyUse.CSE,
+        baseline=Baseline.of(bytes(range(256)), {"tested-by": "KeyVigil", "ключ": "значение"}, EARLIER),
+        facts=KeyFacts(
+            multi_region=True,
+            replica_regions=("eu-west-1", "us-east-1"),
+            deletion_date=LATER,
+            material_expires_at=EARLIER,
+        ),
+        health=Health(
+            status=KeyStatus.RECOVERING,
+            unknown_since=EARLIER,
+            failing_streak=1,
+            definite_streak=2,
+            healthy_streak=3,
+            failing_since=EARLIER,
+            counted_at=NOW,
+            confirmed=True,
+        ),
+        verdict=verdict(
+            Cause.KEY_PENDING_DELETION,
+            aws_error_code="KMSInvalidStateException",
+            findings=(Finding(code="DESCRIBE_KEY_DENIED", message="It may not be described."),),
+        ),
+        last_trigger=Trigger.LOCKOUT,
+        open_incident_id="01JINCIDENT",
+        clusters=200,
+        pending_clusters=7,
+        alert_sequence=42,
+    )
+
+
+def full_cluster() -> Cluster:
+    return cluster(
+        kind=ClusterKind.MINIO_KES,
+        lock=LockSettings(via=LockVia.NONE, timeout_seconds=10),
+        status=ClusterStatus.LOCK_FAILED,
+        fence=1_795_369_305_484,
+        locked_by_incident_id="01JINCIDENT",
+        task_token="A" * 1024,
+        respond_by=LATER,
+        detail="no answer came in time",
+        deleted_at=LATER,
+    )
+
+
+def full_incident() -> Incident:
+    return incident(
+        status=IncidentStatus.HELD,
+        held_for=HeldFor.GRACE,
+        confirmed_at=NOW,
+        locked_at=NOW,
+        recovered_at=LATER,
+        resolved_at=LATER,
+        clusters=(
+            AffectedCluster(cluster_id="a", status=ClusterStatus.LOCKED),
+            AffectedCluster(cluster_id="b", status=ClusterStatus.UNLOCK_FAILED),
+        ),
+        executions=("01JINCIDENT-lock-1", "01JINCIDENT-unlock-1"),
+        execution_asked_at=NOW,
+        unlock_failure_told_at=LATER,
+    )
+
+
+def full_rows() -> list[OutboxRow]:
+    """An outbox row carries one of three things, so it takes three of them to have every field set."""
+    alert, _ = make_alert(
+        AlertType.CLUSTER_LOCKED,
+        alert_id="01JALERT",
+        key=full_key(),
+        incident=full_incident(),
+        clusters=[AffectedCluster(cluster_id="a", status=ClusterStatus.LOCKED)],
+        occurred_at=NOW,
+        detected_at=LATER,
+    )
+    request = LockRequest(
+        detail_type="Cluster Lock Requested",
+        project_id="acme-prod",
+        cluster_id="a",
+        incident_id="01JINCIDENT",
+        fence=1_795_369_305_484,
+        reason="because",
+        respond_by=LATER,
+    )
+    sent = {"delivered": (Target.TOPIC, Target.BUS), "sent_at": LATER}
+    return [
+        start_row("01JALERT", alert=alert, workflow_start=None, **sent),
+        start_row("01JLOCK", lock_request=request, workflow_start=None, **sent),
+        start_row("01JSTART", **sent),
+    ]
+
+
+FULL: list[Entity] = [
+    project(
+        enforcement=Enforcement.OBSERVE,
+        approval=Approval.MANUAL,
+        grace_minutes=1440,
+        keys=20,
+        deleting=True,
+    ),
+    full_key(),
+    full_cluster(),
+    full_incident(),
+    subscription(),
+    entry(),
+    *full_rows(),
+]
+SPARSE: list[Entity] = [project(keys=0), key(), cluster(), incident(), subscription(types=()), start_row()]
+
+
+def test_the_full_examples_set_every_field_that_has_a_default() -> None:
+    unset = {f"{type(entity).__name__}.{each.name}" for entity in FULL for each in fields(entity)}
+    for entity in FULL:
+        for each in fields(entity):
+            if getattr(entity, each.name) != each.default:
+                unset.discard(f"{type(entity).__name__}.{each.name}")
+
+    assert unset == {f"{type(entity).__name__}.version" for entity in FULL}
+
+
+@pytest.mark.parametrize(
+    "entity",
+    [*FULL, *SPARSE],
+    ids=[f"{type(each).__name__}-{number}" for number, each in enumerate([*FULL, *SPARSE])],
+)
+def test_every_entity_is_read_as_it_was_written(store: Store, entity: Entity) -> None:
+    put(store, entity)
+
+    assert read(store, entity) == changed(entity, version=1)
+
+
+def test_what_was_never_written_is_none(store: Store) -> None:
+    for entity in FULL:
+        assert read(store, entity) is None
+
+
+def test_any_text_and_any_moment_survives(store: Store) -> None:
+    moments = st.datetimes(
+        min_value=datetime(1970, 1, 2),  # noqa: DTZ001  hypothesis adds the zone
+        max_value=datetime(2200, 1, 1),  # noqa: DTZ001  likewise
+        timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45)), timezone(-timedelta(hours=8))]),
+    ).map(lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000))
+
+    @hypothesis_settings(max_examples=40, deadline=None)
+    @given(name=st.text(), detail=st.none() | st.text(), at=moments, fence=st.integers(0, 2**63 - 1))
+    def holds(name: str, detail: str | None, at: datetime, fence: int) -> None:
+        written = cluster(name=name, detail=detail, created_at=at, respond_by=at, fence=fence)
+        put(store, written)
+        found = store.cluster("acme-prod", "vectors-prod")
+        assert found == changed(written, version=1)
+        store.commit([Remove(found)])
+
+    holds()
+
+
+# --- commits ----------------------------------------------------------------------------------------------------
+
+
+def test_each_write_makes_the_next_version(store: Store) -> None:
+    put(store, project())
+    first = store.project("acme-prod")
+    assert first is not None
+    store.commit([Put(changed(first, name="New"))])
+
+    second = store.project("acme-prod")
+
+    assert second == changed(first, name="New", version=2)
+
+
+def test_what_must_be_new_is_refused_if_it_exists(store: Store) -> None:
+    put(store, project())
+
+    with pytest.raises(ConflictError):
+        store.commit([Put(project(name="Another"))])
+    with pytest.raises(ConflictError):
+        store.commit([Put(project(name="Another")), Put(cluster())])
+
+    assert store.project("acme-prod") == project(version=1)
+    assert store.cluster("acme-prod", "vectors-prod") is None
+
+
+def test_a_write_on_an_old_version_is_refused(store: Store) -> None:
+    put(store, project())
+    old = changed(project(), version=1)
+    store.commit([Put(changed(old, name="Faster"))])
+
+    for write in (Put(changed(old, name="Slower")), Remove(old)):
+        with pytest.raises(ConflictError):
+            store.commit([write])
+        with pytest.raises(ConflictError):
+            store.commit([write, Put(cluster())])
+
+    assert store.project("acme-prod") == changed(project(), name="Faster", version=2)
+    assert store.cluster("acme-prod", "vectors-prod") is None
+
+
+def test_a_write_on_something_that_is_gone_is_refused(store: Store) -> None:
+    with pytest.raises(ConflictError):
+        store.commit([Put(project(version=1))])
+    with pytest.raises(ConflictError):
+        store.commit([Remove(project(version=1))])
+
+    assert store.project("acme-prod") is None
+
+
+def test_a_commit_is_applied_as_a_whole(store: Store) -> None:
+    put(store, project(), key())
+    before = project(version=1)
+
+    store.commit([Put(changed(before, keys=0)), Remove(key(version=1)), Put(cluster()), Put(entry()), Put(start_row())])
+
+    assert store.project("acme-prod") == changed(before, keys=0, version=2)
+    assert store.key("acme-prod", KEY_ID) is None
+    assert store.cluster("acme-prod", "vectors-prod") == cluster(version=1)
+    assert store.timeline("01JINCIDENT") == [changed(entry(), version=1)]
+    assert store.outbox_row("01JROW") == start_row(version=1)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_refused_write_refuses_all_wherever_it_stands(store: Store, place: int) -> None:
+    put(store, project())
+    writes: list[Put] = [Put(cluster()), Put(start_row())]
+    writes.insert(place, Put(project(name="Not new")))
+
+    with pytest.raises(ConflictError):
+        store.commit(writes)
+
+    assert store.cluster("acme-prod", "vectors-prod") is None
+    assert store.outbox_row("01JROW") is None
+    assert store.project("acme-prod") == project(version=1)
+
+
+def test_unchanged_writes_nothing_and_holds_as_long_as_nobody_else_writes(store: Store) -> None:
+    put(store, project())
+
+    store.commit([Unchanged(project(version=1)), Put(cluster())])
+
+    assert store.project("acme-prod") == project(version=1)
+    assert store.cluster("acme-prod", "vectors-prod") is not None
+
+
+def test_unchanged_refuses_the_commit_if_somebody_else_wrote(store: Store) -> None:
+    put(store, project())
+    store.commit([Put(project(version=1, name="Changed"))])
+
+    with pytest.raises(ConflictError):
+        store.commit([Unchanged(project(version=1)), Put(cluster())])
+
+    assert store.cluster("acme-prod", "vectors-prod") is None
+
+
+def test_unchanged_can_say_that_something_must_not_be_there(store: Store) -> None:
+    store.commit([Unchanged(project()), Put(cluster())])
+    put(store, project())
+
+    with pytest.raises(ConflictError):
+        store.commit([Unchanged(project()), Put(entry())])
+
+    assert store.timeline("01JINCIDENT") == []
+
+
+def test_a_fence_below_the_highest_seen_is_refused_by_the_table_itself(store: Store) -> None:
+    put(store, cluster(fence=100))
+
+    with pytest.raises(ConflictError):
+        store.commit([Put(cluster(version=1, fence=99))])
+    with pytest.raises(ConflictError):
+        store.commit([Put(cluster(version=1, fence=99)), Put(entry())])
+
+    assert store.cluster("acme-prod", "vectors-prod") == cluster(fence=100, version=1)
+    assert store.timeline("01JINCIDENT") == []
+
+
+@pytest.mark.parametrize("fence", [100, 101])
+def test_the_same_fence_or_a_higher_one_is_taken(store: Store, fence: int) -> None:
+    put(store, cluster(fence=100))
+
+    store.commit([Put(cluster(version=1, fence=fence, name="New"))])
+
+    assert store.cluster("acme-prod", "vectors-prod") == cluster(fence=fence, name="New", version=2)
+
+
+def test_a_fence_is_compared_as_a_number(store: Store) -> None:
+    put(store, cluster(fence=999))
+
+    store.commit([Put(cluster(version=1, fence=1000))])
+    with pytest.raises(ConflictError):
+        store.commit([Put(cluster(version=2, fence=999))])
+
+
+def test_a_hundred_writes_are_one_commit_and_one_more_is_refused(store: Store) -> None:
+    clusters = [cluster(cluster_id=f"c{number:03d}") for number in range(101)]
+
+    with pytest.raises(ValueError, match="100"):
+        store.commit([Put(each) for each in clusters])
+    assert store.clusters("acme-prod", 200, None).items == ()
+
+    store.commit([Put(each) for each in clusters[:100]])
+    assert len(store.clusters("acme-prod", 200, None).items) == 100
+
+
+def test_a_commit_that_names_an_item_twice_is_a_mistake_and_not_a_lost_race(store: Store) -> None:
+    with pytest.raises((ValueError, TransactWriteError)):
+        store.commit([Put(project(name="One")), Put(project(name="Two"))])
+
+    assert store.project("acme-prod") is None
+
+
+def test_removed_things_are_gone_from_every_list(store: Store) -> None:
+    put(store, key(), cluster(), subscription())
+    store.commit([Remove(key(version=1))])
+    store.commit([Remove(cluster(version=1)), Remove(subscription(version=1))])
+
+    assert store.keys("acme-prod", 10, None).items == ()
+    assert store.clusters("acme-prod", 10, None).items == ()
+    assert store.clusters_of_key("acme-prod", KEY_ID) == []
+    assert store.subscriptions("acme-prod", 10, None).items == ()
+    assert store.due_keys(LATER) == []
+
+
+# --- lists ------------------------------------------------------------------------------------------------------
+
+type ReadPage = Callable[[int, str | None], Page[Any]]
+
+
+def walk(read_page: ReadPage, limit: int, name: str) -> list[str]:
+    """All ids of a list, page by page. A page may be shorter than asked, never longer."""
+    found: list[str] = []
+    token: str | None = None
+    for _ in range(1000):
+        page = read_page(limit, token)
+        assert len(page.items) <= limit
+        found.extend(getattr(item, name) for item in page.items)
+        token = page.next_token
+        if token is None:
+            return found
+    raise AssertionError("the list has no end")
+
+
+def lists_of(store: Store) -> dict[str, ReadPage]:
+    """A project's paged lists."""
+    return {
+        "key_id": lambda limit, token: store.keys("acme-prod", limit, token),
+        "cluster_id": lambda limit, token: store.clusters("acme-prod", limit, token),
+        "incident_id": lambda limit, token: store.incidents("acme-prod", limit, token),
+        "subscription_id": lambda limit, token: store.subscriptions("acme-prod", limit, token),
+    }
+
+
+def things(name: str, count: int, **more: Any) -> list[Entity]:
+    """That many things of one kind, in the order of their ids."""
+    make: dict[str, Callable[..., Entity]] = {
+        "key_id": key,
+        "cluster_id": cluster,
+        "incident_id": incident,
+        "subscription_id": subscription,
+        "project_id": project,
+    }
+    return [make[name](**{name: f"id-{number:02d}"}, **more) for number in range(count)]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 6, 7, 200])
+@pytest.mark.parametrize("name", ["key_id", "cluster_id", "incident_id", "subscription_id"])
+def test_a_list_is_walked_page_by_page_without_loss_in_the_order_of_ids(store: Store, name: str, limit: int) -> None:
+    put(store, *things(name, 6))
+
+    found = walk(lists_of(store)[name], limit, name)
+
+    ids = [f"id-{number:02d}" for number in range(6)]
+    assert found == (ids[::-1] if name == "incident_id" else ids)
+
+
+@pytest.mark.parametrize("name", ["key_id", "cluster_id", "incident_id", "subscription_id"])
+def test_a_list_holds_its_own_projects_things_only(store: Store, name: str) -> None:
+    put(store, *things(name, 2), *things(name, 3, project_id="acme-prod-2"), *things(name, 1, project_id="acme"))
+    put(store, project(), key(key_id="other"), cluster(cluster_id="other"), incident(incident_id="other"))
+
+    found = walk(lists_of(store)[name], 10, name)
+
+    assert sorted(each for each in found if each != "other") == ["id-00", "id-01"]
+
+
+def test_an_empty_list_is_one_empty_page(store: Store) -> None:
+    for read_page in (*lists_of(store).values(), store.projects):
+        assert read_page(10, None) == Page((), None)
+
+
+def test_a_list_shows_the_things_themselves(store: Store) -> None:
+    put(store, key(), cluster(), incident(), subscription(), project())
+
+    assert store.keys("acme-prod", 10, None).items == (key(version=1),)
+    assert store.clusters("acme-prod", 10, None).items == (cluster(version=1),)
+    assert store.incidents("acme-prod", 10, None).items == (incident(version=1),)
+    assert store.subscriptions("acme-prod", 10, None).items == (subscription(version=1),)
+    assert store.projects(10, None).items == (project(version=1),)
+
+
+def test_incidents_come_newest_first_because_their_ids_sort_by_time(store: Store) -> None:
+    put(store, incident(incident_id="01JB"), incident(incident_id="01JC"), incident(incident_id="01JA"))
+
+    found = [each.incident_id for each in store.incidents("acme-prod", 10, None).items]
+
+    assert found == ["01JC", "01JB", "01JA"]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 8, 40, 200])
+def test_projects_are_walked_across_all_shards_without_loss_or_repetition(store: Store, limit: int) -> None:
+    put(store, *things("project_id", 40))
+
+    found = walk(store.projects, limit, "project_id")
+
+    assert sorted(found) == [f"id-{number:02d}" for number in range(40)]
+
+
+def test_projects_made_in_the_same_millisecond_or_years_apart_are_all_listed(store: Store) -> None:
+    put(store, *things("project_id", 5), *things("project_id", 12, created_at=NOW - timedelta(days=900))[5:])
+
+    assert len(set(walk(store.projects, 2, "project_id"))) == 12
+
+
+def test_a_project_that_is_removed_is_not_listed(store: Store) -> None:
+    put(store, *things("project_id", 3))
+    store.commit([Remove(project(project_id="id-01", version=1))])
+
+    assert sorted(walk(store.projects, 1, "project_id")) == ["id-00", "id-02"]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 200])
+def test_tombstones_are_hidden_in_lists_but_read_by_their_id(store: Store, limit: int) -> None:
+    for number in range(8):
+        put(store, cluster(cluster_id=f"id-{number:02d}", deleted_at=NOW if number % 2 else None, fence=number))
+
+    assert walk(lists_of(store)["cluster_id"], limit, "cluster_id") == ["id-00", "id-02", "id-04", "id-06"]
+    assert [each.cluster_id for each in store.clusters_of_key("acme-prod", KEY_ID)] == [
+        "id-00",
+        "id-02",
+        "id-04",
+        "id-06",
+    ]
+    tombstone = store.cluster("acme-prod", "id-03")
+    assert tombstone is not None
+    assert (tombstone.deleted_at, tombstone.fence) == (NOW, 3)
+
+
+def test_a_cluster_that_is_registered_again_is_listed_again_under_its_new_key(store: Store) -> None:
+    put(store, cluster(deleted_at=NOW))
+
+    store.commit([Put(cluster(version=1, key_id="us-west-2.other"))])
+
+    assert len(store.clusters("acme-prod", 10, None).items) == 1
+    assert store.clusters_of_key("acme-prod", KEY_ID) == []
+    assert len(store.clusters_of_key("acme-prod", "us-west-2.other")) == 1
+
+
+def test_the_clusters_of_a_key_are_all_of_them_and_no_others(store: Store) -> None:
+    mine = [cluster(cluster_id=f"id-{number:03d}") for number in range(200)]
+    for first in range(0, 200, 100):
+        store.commit([Put(each) for each in mine[first : first + 100]])
+    put(store, cluster(cluster_id="under-another", key_id="us-west-2.other"), cluster(project_id="other"))
+
+    found = store.clusters_of_key("acme-prod", KEY_ID)
+
+    assert [each.cluster_id for each in found] == [each.cluster_id for each in mine]
+
+
+def test_a_timeline_is_one_incidents_own_oldest_first(store: Store) -> None:
+    put(store, entry(3), entry(1), entry(2), entry(4, incident_id="01JANOTHER"))
+
+    assert [each.entry_id for each in store.timeline("01JINCIDENT")] == ["01J0001", "01J0002", "01J0003"]
+
+
+def made_up(parts: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "made up",
+        "é",
+        "=",
+        base64.urlsafe_b64encode(b"\xff\xff").decode(),
+        made_up({}),
+        made_up([]),
+        made_up([1]),
+        made_up(["a", "b"]),
+        made_up("a"),
+        made_up(None),
+        made_up(["a" * 1025]),
+        made_up(["é"]),
+        made_up(["a" * 1025, "b", "c"]),
+        base64.urlsafe_b64encode(b"[" * 100_000).decode(),
+    ],
+    ids=lambda token: ascii(token[:12]) + str(len(token)),
+)
+def test_a_made_up_next_token_is_a_refusal_and_no_fault(store: Store, token: str) -> None:
+    put(store, project(), key(), cluster(), incident(), subscription())
+
+    for read_page in (*lists_of(store).values(), store.projects):
+        with pytest.raises(RefusedError) as refused:
+            read_page(10, token)
+        assert (refused.value.status, refused.value.title) == (400, "Invalid next_token")
+
+
+# --- the agenda -------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_due_from_its_due_time_on(store: Store) -> None:
+    put(store, key(due_at=NOW))
+
+    assert store.due_keys(NOW - timedelta(milliseconds=1)) == []
+    assert store.due_keys(NOW) == [DueKey("acme-prod", KEY_ID, NOW)]
+    assert store.due_keys(LATER) == [DueKey("acme-prod", KEY_ID, NOW)]
+
+
+def test_a_key_is_not_due_any_more_once_its_due_time_moved(store: Store) -> None:
+    put(store, key(due_at=NOW))
+    store.commit([Put(key(version=1, due_at=LATER))])
+
+    assert store.due_keys(NOW) == []
+    assert [each.due_at for each in store.due_keys(LATER)] == [LATER]
+
+
+def test_due_keys_of_all_projects_are_found_oldest_first(store: Store) -> None:
+    made = [
+        key(project_id=f"project-{number % 3}", key_id=f"id-{number:02d}", due_at=NOW - timedelta(seconds=number))
+        for number in range(30)
+    ]
+    put(store, *made)
+
+    found = store.due_keys(NOW)
+
+    assert [each.key_id for each in found] == [f"id-{number:02d}" for number in reversed(range(30))]
+    assert {each.project_id for each in found} == {"project-0", "project-1", "project-2"}
+
+
+def test_an_outbox_row_is_unsent_until_it_is_sent(store: Store) -> None:
+    put(store, start_row(created_at=NOW))
+    assert store.unsent_rows(NOW - timedelta(milliseconds=1)) == []
+    assert store.unsent_rows(NOW) == ["01JROW"]
+
+    partly = start_row(version=1, delivered=(Target.BUS,))
+    store.commit([Put(partly)])
+    assert store.unsent_rows(NOW) == ["01JROW"]
+
+    store.commit([Put(changed(partly, version=2, sent_at=LATER))])
+    assert store.unsent_rows(LATER) == []
+    assert store.outbox_row("01JROW") is not None
+
+
+def test_all_unsent_rows_are_found(store: Store) -> None:
+    put(store, *(start_row(f"01J{number:02d}") for number in range(30)))
+
+    assert sorted(store.unsent_rows(NOW)) == [f"01J{number:02d}" for number in range(30)]
+
+
+@pytest.mark.parametrize("status", IncidentStatus)
+def test_an_incident_is_open_until_it_is_resolved(store: Store, status: IncidentStatus) -> None:
+    put(store, incident())
+    assert store.open_incidents() == [("acme-prod", "01JINCIDENT")]
+
+    store.commit([Put(incident(version=1, status=status))])
+
+    over = status is IncidentStatus.RESOLVED
+    assert store.open_incidents() == ([] if over else [("acme-prod", "01JINCIDENT")])
+
+
+def test_open_incidents_of_all_projects_are_found(store: Store) -> None:
+    put(store, *(incident(project_id=f"project-{n % 3}", incident_id=f"01J{n:02d}") for n in range(30)))
+
+    assert sorted(store.open_incidents()) == sorted((f"project-{n % 3}", f"01J{n:02d}") for n in range(30))
+
+
+@pytest.mark.parametrize("status", ClusterStatus)
+def test_a_cluster_is_overdue_only_while_a_request_is_under_way(store: Store, status: ClusterStatus) -> None:
+    put(store, cluster(status=status, respond_by=NOW))
+
+    under_way = status in {ClusterStatus.LOCKING, ClusterStatus.UNLOCKING}
+    assert store.overdue_clusters(NOW) == ([("acme-prod", "vectors-prod")] if under_way else [])
+    assert store.overdue_clusters(NOW - timedelta(milliseconds=1)) == []
+
+
+def test_a_cluster_is_not_overdue_any_more_once_it_answered(store: Store) -> None:
+    put(store, cluster(status=ClusterStatus.LOCKING, respond_by=NOW))
+    store.commit([Put(cluster(version=1, status=ClusterStatus.LOCKED, respond_by=None))])
+
+    assert store.overdue_clusters(LATER) == []
+
+
+def test_a_cluster_that_waits_for_no_answer_is_never_overdue(store: Store) -> None:
+    put(store, cluster(status=ClusterStatus.LOCKING, respond_by=None))
+
+    assert store.overdue_clusters(LATER + timedelta(days=365)) == []
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------
+
+
+def test_a_minute_is_claimed_once(store: Store) -> None:
+    assert store.claim_sweep(NOW) is True
+    assert store.claim_sweep(NOW) is False
+    assert store.claim_sweep(LATER) is True
+    assert store.claim_sweep(NOW) is False
+
+
+def test_the_last_sweep_is_the_one_that_was_recorded_last(store: Store) -> None:
+    assert store.last_sweep() is None
+
+    store.record_sweep(SweepRecord(NOW, 4, 3))
+    store.record_sweep(SweepRecord(LATER, 5, 5))
+
+    assert store.last_sweep() == SweepRecord(LATER, 5, 5)
+
+
+# --- DynamoDB alone ---------------------------------------------------------------------------------------------
+
+
+def raw(dynamodb: "DynamoDBClient", pk: str, sk: str) -> dict[str, Any]:
+    found = dynamodb.get_item(TableName=TABLE, Key={"pk": {"S": pk}, "sk": {"S": sk}}, ConsistentRead=True)
+    return dict(found["Item"])
+
+
+def expiry(dynamodb: "DynamoDBClient", pk: str, sk: str) -> datetime | None:
+    """When DynamoDB may delete an item: TTL reads a number, in seconds."""
+    attribute = table_in_template()["TimeToLiveSpecification"]["AttributeName"]
+    item = raw(dynamodb, pk, sk)
+    return datetime.fromtimestamp(int(item[attribute]["N"]), UTC) if attribute in item else None
+
+
+def test_what_is_over_expires_and_nothing_else_does(dynamodb: "DynamoDBClient", dynamodb_store: DynamoDbStore) -> None:
+    put(dynamodb_store, project(), key(), cluster(deleted_at=NOW), subscription(), entry())
+    put(dynamodb_store, incident(incident_id="01JOPEN"))
+    put(dynamodb_store, incident(incident_id="01JOVER", status=IncidentStatus.RESOLVED, resolved_at=NOW))
+    put(dynamodb_store, start_row("01JUNSENT"), start_row("01JSENT", sent_at=NOW))
+    dynamodb_store.claim_sweep(NOW)
+    dynamodb_store.record_sweep(SweepRecord(NOW, 1, 1))
+
+    mine = "PROJECT#acme-prod"
+    assert expiry(dynamodb, mine, "INCIDENT#01JOVER") == NOW + timedelta(days=400)
+    assert expiry(dynamodb, "INCIDENT#01JINCIDENT", "AT#01J0001") == NOW + timedelta(days=400)
+    assert expiry(dynamodb, "OUTBOX#01JSENT", "OUTBOX") == NOW + timedelta(days=14)
+    assert expiry(dynamodb, "SWEEP#2026-11-22T03:00Z", "SWEEP") == NOW + timedelta(days=1)
+    for sk in ("PROJECT", f"KEY#{KEY_ID}", "CLUSTER#vectors-prod", "SUBSCRIPTION#01JSUBSCRIPTION", "INCIDENT#01JOPEN"):
+        assert expiry(dynamodb, mine, sk) is None, sk
+    assert expiry(dynamodb, "OUTBOX#01JUNSENT", "OUTBOX") is None
+    assert expiry(dynamodb, "FLEET", "LAST_SWEEP") is None
+
+
+def test_outbox_rows_and_nothing_else_pass_the_filter_of_the_relays_stream(
+    dynamodb: "DynamoDBClient", dynamodb_store: DynamoDbStore
+) -> None:
+    put(dynamodb_store, project(), key(), cluster(), incident(), subscription(), entry(), start_row())
+    dynamodb_store.claim_sweep(NOW)
+    relay = template().resources["RelayOutboxFunction"]["Properties"]
+    [wanted] = relay["Events"]["NewOutboxRows"]["Properties"]["FilterCriteria"]["Filters"]
+    pattern = json.loads(wanted["Pattern"])
+
+    def passes(item: dict[str, Any]) -> bool:
+        return all(item[name]["S"] in values["S"] for name, values in pattern["dynamodb"]["NewImage"].items())
+
+    items = dynamodb.scan(TableName=TABLE)["Items"]
+
+    assert len(items) == 8
+    assert [item["pk"]["S"] for item in items if passes(dict(item))] == ["OUTBOX#01JROW"]
+
+
+def test_the_agenda_is_spread_over_its_shards(dynamodb: "DynamoDBClient", dynamodb_store: DynamoDbStore) -> None:
+    put(dynamodb_store, *things("key_id", 60))
+
+    lists = {item["agenda_pk"]["S"] for item in dynamodb.scan(TableName=TABLE)["Items"]}
+
+    assert lists == {f"due#{shard}" for shard in range(AGENDA_SHARDS)}
+
+
+def test_what_a_newer_version_wrote_is_still_read(dynamodb: "DynamoDBClient", dynamodb_store: DynamoDbStore) -> None:
+    put(dynamodb_store, project())
+    item = raw(dynamodb, "PROJECT#acme-prod", "PROJECT")
+    body = {**json.loads(item["body"]["S"]), "a_field_of_the_future": [1, 2]}
+    dynamodb.put_item(TableName=TABLE, Item={**item, "body": {"S": json.dumps(body)}})
+
+    assert dynamodb_store.project("acme-prod") == project(version=1)
+
+
+def test_a_token_that_names_no_item_and_no_shard_ends_the_list(dynamodb_store: DynamoDbStore) -> None:
+    put(dynamodb_store, project())
+
+    assert dynamodb_store.projects(10, made_up(["99", "", "0"])) == Page((), None)
+
+
+@pytest.mark.parametrize(
+    "parts", [["x", "", "0"], ["0", "PROJECT#a", "x"], ["0", "PROJECT#a", "9" * 40], ["-1", "", "0"]]
+)
+def test_a_token_with_numbers_that_are_none_is_a_refusal(dynamodb_store: DynamoDbStore, parts: list[str]) -> None:
+    with pytest.raises(RefusedError):
+        dynamodb_store.projects(10, made_up(parts))
+
+
+@pytest.mark.parametrize(
+    ("reasons", "race"),
+    [
+        (["None", "ConditionalCheckFailed"], True),
+        (["TransactionConflict", "None"], True),
+        (["ConditionalCheckFailed", "ThrottlingError"], False),
+        (["ThrottlingError"], False),
+        (["ProvisionedThroughputExceeded", "None"], False),
+        (["ItemCollectionSizeLimitExceeded"], False),
+        ([], False),
+    ],
+    ids=lambda each: "+".join(each) if isinstance(each, list) else str(each),
+)
+def test_a_transaction_cancelled_for_want_of_capacity_is_not_taken_for_a_lost_race(
+    dynamodb_store: DynamoDbStore, monkeypatch: pytest.MonkeyPatch, reasons: list[str], *, race: bool
+) -> None:
+    def cancelled(_: Any) -> None:
+        cause = VerboseClientError(
+            {"Error": {"Code": "TransactionCanceledException", "Message": "cancelled"}},
+            "TransactWriteItems",
+            {},
+            cancellation_reasons=[None if code == "None" else CancellationReason(code=code) for code in reasons],
+        )
+        message = "cancelled"
+        raise TransactWriteError(message, cause)
+
+    monkeypatch.setattr(dynamodb_store, "_transact", cancelled)
+
+    with pytest.raises(ConflictError if race else TransactWriteError):
+        dynamodb_store.commit([Put(project()), Put(cluster())])
+
+
+def test_the_index_is_the_one_that_the_template_makes() -> None:
+    [index] = table_in_template()["GlobalSecondaryIndexes"]
+    item = DynamoDbStore(TABLE, REGION)._item
+
+    assert index["IndexName"] == item.agenda.Meta.index_name
+    assert index["Projection"] == {"ProjectionType": "KEYS_ONLY"}
+    assert [each["AttributeName"] for each in index["KeySchema"]] == ["agenda_pk", "agenda_at"]
+
+
+def test_no_item_shows_a_role_or_key_outside_of_its_body(
+    dynamodb: "DynamoDBClient", dynamodb_store: DynamoDbStore
+) -> None:
+    """Attributes beside the body may end in logs and metrics of AWS; the index has keys only."""
+    put(dynamodb_store, key())
+    item = raw(dynamodb, "PROJECT#acme-prod", f"KEY#{KEY_ID}")
+    beside = json.dumps({name: value for name, value in item.items() if name != "body"})
+
+    assert not re.search(f"{ROLE_ARN}|{KEY_ARN}", beside)
