@@ -79,7 +79,7 @@ class Store(Protocol):
         """Read a project."""
 
     def projects(self, limit: int, token: str | None) -> Page[Project]:
-        """List projects by id; eventually consistent."""
+        """List projects, in no order that means anything; eventually consistent."""
 
     def key(self, project_id: str, key_id: str) -> Key | None:
         """Read a key."""

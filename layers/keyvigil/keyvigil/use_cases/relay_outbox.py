@@ -33,7 +33,7 @@ class RelayOutbox:
         failures: list[tuple[str, Target, str]] = []
         for row_id in row_ids:
             row = self._store.outbox_row(row_id)
-            if row is None or row.sent_at is not None:
+            if row is None:
                 continue
             delivered: list[Target] = []
             for target in row.missing:
