@@ -31,7 +31,6 @@ from keyvigil.ports import (
     Store,
     SweepRecord,
     Topics,
-    Unchanged,
     Workflow,
     Write,
 )
@@ -118,8 +117,6 @@ class MemoryStore(Store):
                         self.items[place(entity)] = replace(entity, version=entity.version + 1)
                     case Remove(entity):
                         self.items.pop(place(entity), None)
-                    case Unchanged():
-                        pass
             self.commits.append(writes)
 
     def _check(self, write: Write) -> None:

@@ -19,6 +19,7 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     sweep = wiring.plan_sweep()()
     if not sweep.claimed:
         logger.info("another sweep has this minute")
+        metrics.add_metric(name="SweepsNotClaimed", unit=MetricUnit.Count, value=1)
         return {"claimed": False}
     metrics.add_metric(name="KeysDue", unit=MetricUnit.Count, value=sweep.keys_due)
     metrics.add_metric(name="KeysSent", unit=MetricUnit.Count, value=sweep.keys_sent)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from moto import mock_aws
 from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseClientError
 
-from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, DynamoDbStore
+from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import (
@@ -32,7 +32,7 @@ from keyvigil.domain.keys import Baseline, Health, Key, KeyFacts, KeyStatus, Key
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
 from keyvigil.domain.verdicts import Cause, Finding
 from keyvigil.errors import ConflictError, RefusedError
-from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord, Unchanged
+from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord
 from tests.examples import CUSTOMER, KEY_ARN, KEY_ID, NOW, ROLE_ARN, cluster, incident, key, project, verdict
 from tests.fakes import MemoryStore, changed
 from tests.infra.source_template import SourceTemplate
@@ -390,35 +390,6 @@ def test_one_refused_write_refuses_all_wherever_it_stands(store: Store, place: i
     assert store.cluster("acme-prod", "vectors-prod") is None
     assert store.outbox_row("01JROW") is None
     assert store.project("acme-prod") == project(version=1)
-
-
-def test_unchanged_writes_nothing_and_holds_as_long_as_nobody_else_writes(store: Store) -> None:
-    put(store, project())
-
-    store.commit([Unchanged(project(version=1)), Put(cluster())])
-
-    assert store.project("acme-prod") == project(version=1)
-    assert store.cluster("acme-prod", "vectors-prod") is not None
-
-
-def test_unchanged_refuses_the_commit_if_somebody_else_wrote(store: Store) -> None:
-    put(store, project())
-    store.commit([Put(project(version=1, name="Changed"))])
-
-    with pytest.raises(ConflictError):
-        store.commit([Unchanged(project(version=1)), Put(cluster())])
-
-    assert store.cluster("acme-prod", "vectors-prod") is None
-
-
-def test_unchanged_can_say_that_something_must_not_be_there(store: Store) -> None:
-    store.commit([Unchanged(project()), Put(cluster())])
-    put(store, project())
-
-    with pytest.raises(ConflictError):
-        store.commit([Unchanged(project()), Put(entry())])
-
-    assert store.timeline("01JINCIDENT") == []
 
 
 def test_a_fence_below_the_highest_seen_is_refused_by_the_table_itself(store: Store) -> None:
@@ -842,6 +813,27 @@ def test_what_a_newer_version_wrote_is_still_read(dynamodb: "DynamoDBClient", dy
     dynamodb.put_item(TableName=TABLE, Item={**item, "body": {"S": json.dumps(body)}})
 
     assert dynamodb_store.project("acme-prod") == project(version=1)
+
+
+def test_a_page_that_goes_on_in_the_next_shard_starts_at_its_beginning(
+    dynamodb_store: DynamoDbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DynamoDB refuses a start key of another partition; moto does not, so the queries are looked at."""
+    query = AgendaIndex.query
+    starts: list[tuple[str, str]] = []
+
+    def seen(index: AgendaIndex, hash_key: str, *args: Any, **kwargs: Any) -> Any:
+        start = kwargs["last_evaluated_key"]
+        if start is not None:
+            starts.append((hash_key, start["agenda_pk"]["S"]))
+        return query(index, hash_key, *args, **kwargs)
+
+    put(dynamodb_store, *things("project_id", 40))
+    monkeypatch.setattr(AgendaIndex, "query", seen)
+    walk(dynamodb_store.projects, 3, "project_id")
+
+    assert starts
+    assert all(queried == started for queried, started in starts)
 
 
 def test_a_token_that_names_no_item_and_no_shard_ends_the_list(dynamodb_store: DynamoDbStore) -> None:

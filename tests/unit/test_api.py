@@ -760,9 +760,17 @@ def test_a_body_that_the_gateway_encoded_is_decoded(api: Api) -> None:
     ],
 )
 def test_a_body_of_another_type_is_415(api: Api, content_type: str) -> None:
-    reply = api.send("POST", "/projects", json.dumps(NEW_PROJECT), headers={"content-type": content_type})
+    for body in (json.dumps(NEW_PROJECT), "", None):
+        reply = api.send("POST", "/projects", body, headers={"content-type": content_type})
 
-    assert (reply.status, reply.json["title"]) == (415, "Body is not JSON")
+        assert (reply.status, reply.json["title"]) == (415, "Body is not JSON")
+
+
+def test_a_request_that_has_no_body_may_name_any_type(api: Api) -> None:
+    headers = {"content-type": "text/plain"}
+
+    assert api.send("GET", P, None, headers=headers).status == 200
+    assert api.send("DELETE", f"{P}/subscriptions/01JSUBSCRIPTION", None, headers=headers).status == 204
 
 
 @pytest.mark.parametrize("content_type", [None, "application/json", "application/json; charset=utf-8"])

@@ -135,7 +135,16 @@ def test_a_queue_arn_is_recognized(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "alerts", QUEUE_ARN.replace(":sqs:", ":sns:"), f"{QUEUE_ARN}\n", f"{QUEUE_ARN}/x", QUEUE_ARN[:-6]]
+    "text",
+    [
+        "",
+        "alerts",
+        QUEUE_ARN.replace(":sqs:", ":sns:"),
+        f"{QUEUE_ARN}\n",
+        f"{QUEUE_ARN}/x",
+        QUEUE_ARN[:-6],
+        f"{QUEUE_ARN}.fifo",
+    ],
 )
 def test_what_is_not_exactly_a_queue_arn_is_not_recognized(text: str) -> None:
     assert not is_queue_arn(text)

@@ -23,7 +23,7 @@ from keyvigil.domain.incidents import AffectedCluster, WorkflowKind
 from keyvigil.domain.keys import Baseline, KeyFacts, KeyUse, Registration, Trigger
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
-from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundError
+from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundError, RefusedError
 from keyvigil.ports import CheckMessage, RegistrationAnswer
 from tests.examples import CUSTOMER, EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, incident, key, verdict
 from tests.fakes import changed
@@ -351,6 +351,15 @@ def test_types_are_taken_to_the_letter_unless_they_end_in_a_star() -> None:
     policy = filter_policy(subscription(types=("key.*", "key.unhealthy", "cluster.*")))
 
     assert policy["type"] == [{"prefix": "key."}, "key.unhealthy", {"prefix": "cluster."}]
+
+
+def test_an_endpoint_that_sns_does_not_take_is_refused_and_not_a_fault(aws: Stubs, topics: SnsTopics) -> None:
+    aws.sns.add_client_error("subscribe", "InvalidParameter", http_status_code=400)
+
+    with pytest.raises(RefusedError, match="does not take") as refused:
+        topics.subscribe(TOPIC_ARN, subscription())
+
+    assert (refused.value.status, refused.value.title) == (422, "Invalid endpoint")
 
 
 def test_deleting_a_topic_ends_its_subscriptions_first_on_every_page(aws: Stubs, topics: SnsTopics) -> None:

@@ -28,7 +28,7 @@ def test_the_region_may_be_told_in_either_variable() -> None:
     assert Settings.from_env({"AWS_REGION": "us-west-2", "AWS_DEFAULT_REGION": "eu-west-1"}).region == "us-west-2"
 
 
-@pytest.mark.parametrize("environ", [{}, {"AWS_REGION": ""}])
+@pytest.mark.parametrize("environ", [{}, {"AWS_REGION": ""}, {"AWS_DEFAULT_REGION": ""}])
 def test_a_missing_region_is_named(environ: dict[str, str]) -> None:
     with pytest.raises(SettingMissingError, match="AWS_REGION"):
         Settings.from_env(environ)

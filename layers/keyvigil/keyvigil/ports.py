@@ -23,20 +23,13 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
-class Unchanged:
-    """Write nothing, but refuse the whole commit if the entity is not as it was read."""
-
-    entity: Entity
-
-
-@dataclass(frozen=True, slots=True)
 class Remove:
     """Delete an entity if its version is still the one that was read."""
 
     entity: Entity
 
 
-type Write = Put | Unchanged | Remove
+type Write = Put | Remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +239,11 @@ class Topics(Protocol):
         """Delete a topic with its subscriptions. One that is gone is not an error."""
 
     def subscribe(self, topic_arn: str, subscription: Subscription) -> tuple[str, str]:
-        """Subscribe an endpoint; return the subscription's ARN and status (`pending` or `confirmed`)."""
+        """Subscribe an endpoint; return the subscription's ARN and status (`pending` or `confirmed`).
+
+        Raises:
+            RefusedError: SNS does not take the endpoint.
+        """
 
     def unsubscribe(self, subscription_arn: str) -> None:
         """End a subscription. One that is gone is not an error."""

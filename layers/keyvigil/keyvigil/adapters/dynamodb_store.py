@@ -30,7 +30,7 @@ from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.errors import ConflictError, RefusedError
-from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord, Unchanged, Write
+from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord, Write
 
 AGENDA_SHARDS = 8
 """Partitions of each agenda list: a partition of an index takes 1,000 writes a second, and one write is one probe."""
@@ -222,9 +222,6 @@ class DynamoDbStore(Store):
                         transaction.save(item, condition=self._unchanged(entity, written=True))
                     case Remove(entity):
                         transaction.delete(item, condition=self._unchanged(entity, written=False))
-                    case Unchanged(entity):
-                        condition = self._unchanged(entity, written=False)
-                        transaction.condition_check(self._item, item.pk, item.sk, condition=condition)
 
     def _unchanged(self, entity: Entity, *, written: bool) -> Condition:
         if entity.version == 0:

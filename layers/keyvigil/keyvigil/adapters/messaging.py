@@ -12,7 +12,7 @@ from keyvigil.adapters.aws import config, session
 from keyvigil.adapters.plain_data import rfc3339, to_plain
 from keyvigil.domain.alerts import Alert, LockRequest, Severity, sentence
 from keyvigil.domain.projects import Subscription
-from keyvigil.errors import DeliveryError
+from keyvigil.errors import DeliveryError, RefusedError
 from keyvigil.ports import CheckMessage, CheckQueue, Notifier, Topics
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SOURCE = "keyvigil"
 _SUBJECT_LIMIT = 100
 _SEVERITIES = list(Severity)
+_NOT_TAKEN = {"InvalidParameter", "InvalidParameterException"}
 
 
 class AwsNotifier(Notifier):
@@ -149,16 +150,22 @@ class SnsTopics(Topics):
 
     @override
     def subscribe(self, topic_arn: str, subscription: Subscription) -> tuple[str, str]:
-        answer = self._sns.subscribe(
-            TopicArn=topic_arn,
-            Protocol=subscription.protocol,
-            Endpoint=subscription.endpoint,
-            Attributes={
-                "RawMessageDelivery": "true",
-                "FilterPolicy": json.dumps(filter_policy(subscription)),
-            },
-            ReturnSubscriptionArn=True,
-        )
+        try:
+            answer = self._sns.subscribe(
+                TopicArn=topic_arn,
+                Protocol=subscription.protocol,
+                Endpoint=subscription.endpoint,
+                Attributes={
+                    "RawMessageDelivery": "true",
+                    "FilterPolicy": json.dumps(filter_policy(subscription)),
+                },
+                ReturnSubscriptionArn=True,
+            )
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") not in _NOT_TAKEN:
+                raise
+            detail = f"SNS does not take {subscription.endpoint} as an endpoint for {subscription.protocol}."
+            raise RefusedError(422, "Invalid endpoint", detail) from error
         arn = answer["SubscriptionArn"]
         pending = self._sns.get_subscription_attributes(SubscriptionArn=arn)["Attributes"]
         return arn, "pending" if pending.get("PendingConfirmation") == "true" else "confirmed"

@@ -75,7 +75,8 @@ def _unreadable(event: Mapping[str, Any]) -> Response[str] | None:
         if len(content) > MAX_BODY_BYTES:
             return problem(413, "Body is too large", f"A request body has at most {MAX_BODY_BYTES // 1024} KB.")
         content_type = str((event.get("headers") or {}).get("content-type", "")).strip()
-        if content and content_type and not content_type.startswith("application/json"):
+        reads_body = content or event["requestContext"]["http"]["method"] in {"POST", "PATCH"}
+        if reads_body and content_type and not content_type.startswith("application/json"):
             return problem(415, "Body is not JSON", "Send a body with `Content-Type: application/json`.")
         if content:
             json.loads(content.decode())

@@ -16,7 +16,7 @@ _ROLE_ARN = re.compile(
     r"arn:aws:iam::(?P<account>\d{12}):role/(?:[\x21-\x7e]{1,510}/)?(?P<name>[\w+=,.@-]{1,64})\Z", re.ASCII
 )
 _QUEUE_ARN = re.compile(
-    r"arn:aws:sqs:(?P<region>[a-z]{2}(?:-[a-z]+)+-\d{1,2}):(?P<account>\d{12}):(?P<name>[\w-]{1,80}(?:\.fifo)?)\Z",
+    r"arn:aws:sqs:(?P<region>[a-z]{2}(?:-[a-z]+)+-\d{1,2}):(?P<account>\d{12}):(?P<name>[\w-]{1,80})\Z",
     re.ASCII,
 )
 
@@ -55,5 +55,5 @@ def role_account(text: str) -> str | None:
 
 
 def is_queue_arn(text: str) -> bool:
-    """Say whether this is the ARN of a standard or FIFO queue."""
+    """Say whether this is the ARN of a standard queue. A standard topic does not deliver to FIFO queues."""
     return _QUEUE_ARN.match(text) is not None
