@@ -18,6 +18,7 @@ from keyvigil.ports import (
     Clock,
     DueKey,
     Entity,
+    ExecutionState,
     Ids,
     KeyChecker,
     Notifier,
@@ -309,14 +310,17 @@ class FakeNotifier(Notifier):
 
     def __init__(self) -> None:
         self.broken: set[str] = set()
+        self.unreachable = False
+        self.on_delivery: Callable[[str], None] = lambda _target: None
         self.published: list[tuple[str, Alert]] = []
         self.bus: list[Alert] = []
         self.requests: list[LockRequest] = []
 
     def _refuse(self, target: str) -> None:
+        self.on_delivery(target)
         if target in self.broken:
             message = f"{target} did not take the message"
-            raise DeliveryError(message)
+            raise DeliveryError(message, unreachable=self.unreachable)
 
     @override
     def publish(self, topic_arn: str, alert: Alert) -> None:
@@ -340,8 +344,10 @@ class FakeWorkflow(Workflow):
     def __init__(self) -> None:
         self.broken = False
         self.started: dict[str, WorkflowStart] = {}
+        self.on_start: Callable[[str], None] = lambda _name: None
         self.starts = 0
         self.running: set[str] = set()
+        self.not_started: set[str] = set()
         self.completed: list[tuple[str, str]] = []
 
     def _refuse(self) -> None:
@@ -352,12 +358,16 @@ class FakeWorkflow(Workflow):
     @override
     def start(self, start: WorkflowStart) -> None:
         self._refuse()
+        self.on_start(start.name)
         self.starts += 1
         self.started.setdefault(start.name, start)
 
     @override
-    def is_running(self, name: str) -> bool:
-        return name in self.running
+    def state(self, name: str) -> ExecutionState:
+        self._refuse()
+        if name in self.running:
+            return ExecutionState.RUNNING
+        return ExecutionState.NOT_STARTED if name in self.not_started else ExecutionState.ENDED
 
     @override
     def execution_arn(self, name: str) -> str:

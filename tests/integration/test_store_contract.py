@@ -219,7 +219,10 @@ def full_incident() -> Incident:
             AffectedCluster(cluster_id="b", status=ClusterStatus.UNLOCK_FAILED),
         ),
         executions=("01JINCIDENT-lock-1", "01JINCIDENT-unlock-1"),
+        lockouts=1,
+        recoveries=1,
         execution_asked_at=NOW,
+        lock_failure_told_at=NOW,
         unlock_failure_told_at=LATER,
     )
 

@@ -23,6 +23,7 @@ from keyvigil.settings import Settings
 from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.record_lock_result import RecordLockResult
 from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
+from keyvigil.use_cases.settle_lockout import SettleLockout
 from tests.examples import (
     CUSTOMER,
     KEY_ARN,
@@ -258,7 +259,9 @@ class Api:
             "keys": Keys(self.store, self.checker, self.clock),
             "clusters": Clusters(self.store, self.clock),
             "subscriptions": Subscriptions(self.store, self.topics, self.clock, self.ids),
-            "record_lock_result": RecordLockResult(self.store, self.workflow, self.clock, self.ids),
+            "record_lock_result": RecordLockResult(
+                self.store, self.workflow, SettleLockout(self.store, self.clock, self.ids), self.clock, self.ids
+            ),
             "read_fleet": ReadFleet(self.store, self.clock),
         }
         for name, value in wired.items():
@@ -387,7 +390,14 @@ ROUTES = [
     ),
     Route("GET", f"{T}/incidents", f"{P}/incidents", 200, PAGE_FIELDS, item_fields=LISTED_INCIDENT_FIELDS),
     Route("GET", f"{T}/incidents/<incident_id>", f"{P}/incidents/01JINCIDENT", 200, INCIDENT_FIELDS),
-    Route("POST", f"{T}/subscriptions", f"{P}/subscriptions", 201, SUBSCRIPTION_FIELDS, NEW_SUBSCRIPTION),
+    Route(
+        "POST",
+        f"{T}/subscriptions",
+        f"{P}/subscriptions",
+        201,
+        SUBSCRIPTION_FIELDS,
+        {**NEW_SUBSCRIPTION, "endpoint": f"{QUEUE_ARN}-too"},
+    ),
     Route("GET", f"{T}/subscriptions", f"{P}/subscriptions", 200, PAGE_FIELDS, item_fields=SUBSCRIPTION_FIELDS),
     Route("DELETE", f"{T}/subscriptions/<subscription_id>", f"{P}/subscriptions/01JSUBSCRIPTION", 204, None),
     Route("GET", "/fleet", "/fleet", 200, FLEET_FIELDS),
@@ -563,11 +573,19 @@ def test_a_cluster_without_lock_settings_is_locked_by_event_within_five_minutes(
 
 def test_a_clusters_name_kind_and_lock_can_be_changed(api: Api) -> None:
     change = {"name": "Renamed", "kind": "other", "lock": {"via": "none", "timeout_seconds": 10}}
+    api.store.put(cluster(fence=7))
 
     shown = api.ask("PATCH", f"{P}/clusters/vectors-prod", change).json
 
     assert {name: shown[name] for name in change} == change
-    assert (shown["fence"], shown["status"]) == (1795369305484, "LOCKING")
+    assert (shown["fence"], shown["status"]) == (7, "ACTIVE")
+
+
+def test_who_locked_a_cluster_must_unlock_it_so_its_lock_cannot_be_changed_meanwhile(api: Api) -> None:
+    answer = api.ask("PATCH", f"{P}/clusters/vectors-prod", {"lock": {"via": "none", "timeout_seconds": 10}})
+
+    assert (answer.status, answer.json["title"]) == (409, "Cluster is locked")
+    assert api.ask("PATCH", f"{P}/clusters/vectors-prod", {"name": "Renamed"}).status == 200
 
 
 def test_an_incident_shows_its_timeline_in_order_and_its_clusters_as_they_stand_now(api: Api) -> None:

@@ -233,3 +233,18 @@ def test_whatever_the_probes_say_every_incident_ends_and_no_two_are_open(row: li
         statuses = [alert.status for alert in world.store.alerts() if alert.dedup_key == dedup_key]
         assert statuses.count(AlertStatus.RESOLVED) == 1
         assert statuses[-1] is AlertStatus.RESOLVED
+
+
+def test_an_answer_from_before_the_sandbox_slept_says_nothing_about_now(world: World) -> None:
+    world.prober.answers = [ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, world.clock.now()), facts=None)]
+    world.clock.advance(600)
+    result = world.check("acme-prod", KEY_ID, Trigger.SCHEDULE)
+    assert result.key.health.status is KeyStatus.HEALTHY
+    assert world.store.all(Incident) == []
+
+
+def test_a_probe_of_a_clock_that_was_ahead_does_not_keep_the_key_from_being_probed(world: World) -> None:
+    world.store.put(key(last_probed_at=NOW + timedelta(hours=1)))
+    world.clock.advance(60)
+    world.prober.answers = [ProbeAnswer(verdict=verdict(None, world.clock.now()), facts=None)]
+    assert world.check("acme-prod", KEY_ID, Trigger.SCHEDULE, due_at=world.clock.now() + timedelta(seconds=1)).probed

@@ -37,11 +37,12 @@ from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import NotFoundError
 from keyvigil.ports import ProbeAnswer, RegistrationAnswer
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
-from keyvigil.use_cases.lock_clusters import LockoutPlan, Settlement
+from keyvigil.use_cases.lock_clusters import LockoutPlan
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayOutbox
+from keyvigil.use_cases.settle_lockout import Settlement
 from keyvigil.use_cases.unlock_clusters import RecoveryPlan
 from tests.examples import EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, key, project, verdict
 from tests.fakes import (

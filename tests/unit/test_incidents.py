@@ -17,6 +17,8 @@ from keyvigil.domain.incidents import (
     decide_lockout,
     decide_mending,
     decide_recovery,
+    newest_executions,
+    restart_after,
 )
 from keyvigil.domain.keys import Health, Key, KeyStatus
 from keyvigil.domain.projects import Approval, Enforcement
@@ -99,26 +101,45 @@ def test_an_incident_that_is_over_locks_nothing(over: Any) -> None:
 
 
 def test_clusters_are_unlocked_once_recovery_is_proved() -> None:
-    decision = decide_recovery(incident(status=IncidentStatus.LOCKED), key(), project())
+    decision = decide_recovery(incident(status=IncidentStatus.LOCKED), key(), project(), holds_clusters=True)
     assert decision.verb is RecoveryVerb.UNLOCK
 
 
 def test_a_recovery_waits_until_the_locks_under_way_have_settled() -> None:
-    decision = decide_recovery(incident(status=IncidentStatus.LOCKING), key(), project())
+    decision = decide_recovery(incident(status=IncidentStatus.LOCKING), key(), project(), holds_clusters=True)
     assert decision.verb is RecoveryVerb.WAIT
 
 
-@pytest.mark.parametrize("status", [KeyStatus.UNHEALTHY, KeyStatus.SUSPECT, KeyStatus.RECOVERING])
-def test_a_key_that_is_not_proved_usable_unlocks_nothing(status: KeyStatus) -> None:
-    decision = decide_recovery(incident(status=IncidentStatus.LOCKED), broken(status=status), project())
-    assert decision.verb is RecoveryVerb.STOP
+@pytest.mark.parametrize(
+    ("status", "verb"),
+    [
+        (KeyStatus.UNHEALTHY, RecoveryVerb.STOP),
+        (KeyStatus.SUSPECT, RecoveryVerb.WAIT),
+        (KeyStatus.RECOVERING, RecoveryVerb.WAIT),
+    ],
+)
+def test_a_key_that_is_not_proved_usable_unlocks_nothing(status: KeyStatus, verb: RecoveryVerb) -> None:
+    decision = decide_recovery(
+        incident(status=IncidentStatus.LOCKED), broken(status=status), project(), holds_clusters=True
+    )
+    assert decision.verb is verb
+
+
+def test_where_nothing_is_locked_a_project_that_observes_has_nothing_to_unlock() -> None:
+    observing = project(enforcement=Enforcement.OBSERVE)
+    observed = incident(status=IncidentStatus.OBSERVED)
+    assert decide_recovery(observed, broken(), observing, holds_clusters=False).verb is RecoveryVerb.STOP
 
 
 def test_a_project_that_stops_enforcing_is_unlocked_whatever_its_key() -> None:
     observing = project(enforcement=Enforcement.OBSERVE)
-    assert decide_recovery(incident(status=IncidentStatus.LOCKED), broken(), observing).verb is RecoveryVerb.UNLOCK
+    assert (
+        decide_recovery(incident(status=IncidentStatus.LOCKED), broken(), observing, holds_clusters=True).verb
+        is RecoveryVerb.UNLOCK
+    )
 
 
+FAILED = cluster(status=ClusterStatus.LOCK_FAILED, locked_by_incident_id="01JINCIDENT")
 LOCKED = cluster(status=ClusterStatus.LOCKED, locked_by_incident_id="01JINCIDENT")
 ENFORCING, OBSERVING = project(), project(enforcement=Enforcement.OBSERVE)
 
@@ -132,14 +153,17 @@ ENFORCING, OBSERVING = project(), project(enforcement=Enforcement.OBSERVE)
         (incident(status=IncidentStatus.UNLOCKING), key(), ENFORCING, [LOCKED], Mending.START_RECOVERY),
         (incident(status=IncidentStatus.LOCKED), broken(), ENFORCING, [LOCKED], Mending.NONE),
         (incident(status=IncidentStatus.LOCKED), broken(), OBSERVING, [LOCKED], Mending.START_RECOVERY),
-        (incident(status=IncidentStatus.UNLOCKING), key(), ENFORCING, [cluster()], Mending.RESOLVE),
+        (incident(status=IncidentStatus.UNLOCKING), key(), ENFORCING, [cluster()], Mending.SETTLE_RECOVERY),
         (incident(status=IncidentStatus.CONFIRMING), broken(), ENFORCING, [cluster()], Mending.START_LOCKOUT),
         (incident(status=IncidentStatus.OBSERVED), broken(), ENFORCING, [cluster()], Mending.START_LOCKOUT),
         (incident(status=IncidentStatus.OBSERVED), broken(), OBSERVING, [cluster()], Mending.NONE),
         (incident(status=IncidentStatus.CONFIRMING), broken(), OBSERVING, [cluster()], Mending.START_LOCKOUT),
         (incident(status=IncidentStatus.HELD), broken(Cause.ACCESS_DENIED), ENFORCING, [cluster()], Mending.NONE),
         (incident(status=IncidentStatus.HELD), broken(), ENFORCING, [cluster()], Mending.START_LOCKOUT),
-        (incident(incident_id="01JEARLIER"), broken(), ENFORCING, [LOCKED], Mending.RESOLVE),
+        (incident(incident_id="01JEARLIER"), broken(), ENFORCING, [LOCKED], Mending.SETTLE_RECOVERY),
+        (incident(status=IncidentStatus.PARTLY_LOCKED), broken(), ENFORCING, [FAILED], Mending.START_LOCKOUT),
+        (incident(status=IncidentStatus.PARTLY_LOCKED), broken(), ENFORCING, [LOCKED], Mending.SETTLE_LOCKOUT),
+        (incident(status=IncidentStatus.UNLOCKING), broken(), ENFORCING, [LOCKED], Mending.SETTLE_RECOVERY),
     ],
 )
 def test_what_reconciling_does_about_an_incident_that_nobody_works_on(
@@ -153,6 +177,23 @@ def test_reconciling_leaves_an_execution_that_was_just_asked_for_alone() -> None
     early = decide_mending(asked, key(), ENFORCING, [LOCKED], probes=PROBES, now=NOW + timedelta(seconds=60))
     late = decide_mending(asked, key(), ENFORCING, [LOCKED], probes=PROBES, now=NOW + timedelta(seconds=100))
     assert (early.mending, late.mending) == (Mending.NONE, Mending.START_RECOVERY)
+
+
+def test_what_goes_on_failing_is_tried_again_less_and_less_often_but_never_given_up() -> None:
+    waits = [restart_after(executions) for executions in range(1, 50)]
+    assert waits[0] == timedelta(seconds=90)
+    assert waits == sorted(waits)
+    assert waits[-1] == timedelta(minutes=15)
+
+
+def test_an_incident_keeps_the_newest_executions_and_counts_on() -> None:
+    asked, name = incident(), ""
+    for _ in range(100):
+        asked, name = ask_execution(asked, WorkflowKind.RECOVERY, NOW)
+    assert name == "01JINCIDENT-unlock-100"
+    assert len(asked.executions) == 20
+    asked, lock = ask_execution(asked, WorkflowKind.LOCKOUT, NOW)
+    assert set(newest_executions(asked)) == {"01JINCIDENT-unlock-100", lock}
 
 
 def test_executions_are_numbered_by_kind() -> None:

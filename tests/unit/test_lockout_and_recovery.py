@@ -21,8 +21,9 @@ from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.projects import Enforcement
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import DeliveryError, NotFoundError
-from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock, RequestLock, SettleLockout
+from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock, RequestLock
 from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
+from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 from tests.examples import KEY_ID, NOW, cluster, incident, key, project, verdict
 from tests.fakes import CountingIds, FakeClock, FakeWorkflow, MemoryStore, changed
@@ -53,7 +54,9 @@ class World:
             cluster(cluster_id="analytics", lock=NONE),
             cluster(cluster_id="vectors"),
         )
-        self.record = RecordLockResult(self.store, self.workflow, self.clock, ids)
+        self.record = RecordLockResult(
+            self.store, self.workflow, SettleLockout(self.store, self.clock, ids), self.clock, ids
+        )
         self.decide = DecideLockout(self.store, self.clock, ids, confirmation_probes=3)
         self.request = RequestLock(self.store, self.workflow, self.record, self.clock, ids)
         self.settle = SettleLockout(self.store, self.clock, ids)
@@ -313,7 +316,7 @@ def test_a_later_incident_takes_a_locked_cluster_over_and_the_earlier_one_lets_g
     world.lock_all()
     world.store.put(
         key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id="01JLATER"),
-        incident(incident_id="01JLATER", confirmed_at=NOW),
+        incident(incident_id="01JLATER", confirmed_at=NOW, status=IncidentStatus.LOCKING),
     )
     assert world.request(LockAction.LOCK, "acme-prod", "vectors", "01JLATER", "later") == "requested"
     assert world.request(LockAction.LOCK, "acme-prod", "analytics", "01JLATER", "later-a") == "requested"
@@ -371,3 +374,83 @@ def test_an_answer_for_an_unknown_cluster_is_refused(world: World) -> None:
                 project_id="acme-prod", cluster_id="nobody", fence=1, result=LockResult.LOCKED, detail=None, by="x"
             )
         )
+
+
+def test_a_lock_that_still_has_time_is_not_failed_by_settling(world: World) -> None:
+    world.decide(*IDS)
+    world.ask(LockAction.LOCK, "analytics", "token-a")
+    world.ask(LockAction.LOCK, "vectors", "token-v")
+    assert world.settle(*IDS).status is IncidentStatus.LOCKING
+    assert world.cluster().status is ClusterStatus.LOCKING
+    world.answer(LockResult.LOCKED)
+    assert world.settle(*IDS).status is IncidentStatus.LOCKED
+
+
+def test_a_late_lock_is_told_too(world: World) -> None:
+    world.decide(*IDS)
+    world.ask(LockAction.LOCK, "analytics", "token-a")
+    world.ask(LockAction.LOCK, "vectors", "token-v")
+    world.clock.advance(301)
+    world.fail_overdue("acme-prod", "vectors")
+    world.settle(*IDS)
+    world.answer(LockResult.LOCKED)
+    locked = [alert for alert in world.store.alerts() if alert.type is AlertType.CLUSTER_LOCKED]
+    assert [[each.cluster_id for each in alert.clusters] for alert in locked] == [["analytics"], ["vectors"]]
+
+
+def test_a_failed_lock_is_tried_again_and_told_hourly(world: World) -> None:
+    for attempt in range(4):
+        assert world.decide(*IDS).decision.verb is LockoutVerb.LOCK
+        world.ask(LockAction.LOCK, "analytics", f"a{attempt}")
+        world.ask(LockAction.LOCK, "vectors", f"v{attempt}")
+        world.answer(LockResult.FAILED)
+        assert world.settle(*IDS).status is IncidentStatus.PARTLY_LOCKED
+        world.clock.advance(1300)
+    types = world.alert_types()
+    assert types.count(AlertType.CLUSTER_LOCK_FAILED) == 2
+    assert types.count(AlertType.CLUSTER_LOCKED) == 1
+
+
+def test_a_project_that_turns_to_observing_in_mid_lockout_has_no_failed_locks(world: World) -> None:
+    world.decide(*IDS)
+    world.ask(LockAction.LOCK, "analytics", "token-a")
+    world.store.put(project(enforcement=Enforcement.OBSERVE))
+    assert world.ask(LockAction.LOCK, "vectors", "token-v") == "outage_over"
+    assert world.settle(*IDS).failed == ()
+    assert world.cluster().status is ClusterStatus.ACTIVE
+    assert AlertType.CLUSTER_LOCK_FAILED not in world.alert_types()
+
+
+def test_a_project_that_enforces_again_before_all_was_unlocked_is_locked_again(world: World) -> None:
+    world.lock_all()
+    world.store.put(project(enforcement=Enforcement.OBSERVE))
+    world.decide_recovery(*IDS)
+    world.ask(LockAction.UNLOCK, "analytics", "unlock-a")
+    world.ask(LockAction.UNLOCK, "vectors", "unlock-v")
+    world.store.put(project())
+    world.answer(LockResult.FAILED)
+    assert world.settle_recovery(*IDS).status is IncidentStatus.CONFIRMING
+    assert world.decide(*IDS).decision.verb is LockoutVerb.LOCK
+
+
+def test_what_was_never_locked_is_not_told_as_unlocked(world: World) -> None:
+    world.store.put(project(enforcement=Enforcement.OBSERVE))
+    world.decide(*IDS)
+    world.mend_key()
+    world.decide_recovery(*IDS)
+    assert world.settle_recovery(*IDS).status is IncidentStatus.RESOLVED
+    assert world.alert_types() == []
+
+
+def test_waiting_for_grace_asks_nobody_for_approval(world: World) -> None:
+    world.store.put(project(grace_minutes=30))
+    assert world.decide(*IDS).decision.verb is LockoutVerb.HOLD
+    assert world.incident().held_for == "grace"
+    assert world.alert_types() == []
+
+
+def test_a_step_of_an_execution_that_died_locks_nothing_after_the_incident_moved_on(world: World) -> None:
+    world.lock_all()
+    world.store.put(cluster(cluster_id="vectors"))
+    assert world.ask(LockAction.LOCK, token="straggler") == "incident_over"
+    assert world.cluster().status is ClusterStatus.ACTIVE

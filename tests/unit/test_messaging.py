@@ -24,7 +24,7 @@ from keyvigil.domain.keys import Baseline, KeyFacts, KeyUse, Registration, Trigg
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundError, RefusedError
-from keyvigil.ports import CheckMessage, RegistrationAnswer
+from keyvigil.ports import CheckMessage, ExecutionState, RegistrationAnswer
 from tests.examples import CUSTOMER, EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, incident, key, verdict
 from tests.fakes import changed
 
@@ -512,7 +512,7 @@ def test_step_functions_out_of_reach_is_a_delivery_that_failed_whatever_was_aske
     with pytest.raises(DeliveryError, match="ConnectTimeoutError"):
         workflow.complete("token", "locked", None)
     with pytest.raises(DeliveryError, match="ConnectTimeoutError"):
-        workflow.is_running("01J-lock-1")
+        workflow.state("01J-lock-1")
 
 
 def test_the_arn_of_an_execution_follows_from_its_name(workflow: StepFunctionsWorkflow) -> None:
@@ -528,11 +528,17 @@ def test_a_function_that_was_not_told_a_state_machine_says_which() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "running"),
-    [("RUNNING", True), ("SUCCEEDED", False), ("FAILED", False), ("TIMED_OUT", False), ("ABORTED", False)],
+    ("status", "state"),
+    [
+        ("RUNNING", ExecutionState.RUNNING),
+        ("SUCCEEDED", ExecutionState.ENDED),
+        ("FAILED", ExecutionState.ENDED),
+        ("TIMED_OUT", ExecutionState.ENDED),
+        ("ABORTED", ExecutionState.ENDED),
+    ],
 )
 def test_only_an_execution_that_runs_is_running(
-    aws: Stubs, workflow: StepFunctionsWorkflow, *, status: str, running: bool
+    aws: Stubs, workflow: StepFunctionsWorkflow, status: str, state: ExecutionState
 ) -> None:
     answer = {
         "executionArn": EXECUTION_ARN,
@@ -542,13 +548,13 @@ def test_only_an_execution_that_runs_is_running(
     }
     aws.stepfunctions.add_response("describe_execution", answer, {"executionArn": EXECUTION_ARN})
 
-    assert workflow.is_running("01J-lock-1") is running
+    assert workflow.state("01J-lock-1") is state
 
 
-def test_an_execution_that_never_was_is_not_running(aws: Stubs, workflow: StepFunctionsWorkflow) -> None:
+def test_an_execution_that_never_was_has_not_started(aws: Stubs, workflow: StepFunctionsWorkflow) -> None:
     aws.stepfunctions.add_client_error("describe_execution", "ExecutionDoesNotExist")
 
-    assert workflow.is_running("01J-lock-1") is False
+    assert workflow.state("01J-lock-1") is ExecutionState.NOT_STARTED
 
 
 def test_not_knowing_whether_an_execution_runs_is_not_the_same_as_its_not_running(
@@ -557,7 +563,7 @@ def test_not_knowing_whether_an_execution_runs_is_not_the_same_as_its_not_runnin
     aws.stepfunctions.add_client_error("describe_execution", "ThrottlingException")
 
     with pytest.raises(DeliveryError, match="did not describe 01J-lock-1"):
-        workflow.is_running("01J-lock-1")
+        workflow.state("01J-lock-1")
 
 
 def test_an_answer_wakes_the_step_that_waits_for_it(aws: Stubs, workflow: StepFunctionsWorkflow) -> None:

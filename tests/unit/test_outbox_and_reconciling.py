@@ -6,14 +6,15 @@ import pytest
 
 from keyvigil.domain.alerts import AlertType, OutboxRow, Target, WorkflowStart, make_alert
 from keyvigil.domain.clusters import ClusterStatus
-from keyvigil.domain.incidents import IncidentStatus, Mending, WorkflowKind
+from keyvigil.domain.incidents import Incident, IncidentStatus, Mending, WorkflowKind
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import Cause
-from keyvigil.use_cases.lock_clusters import FailOverdueLock, SettleLockout
+from keyvigil.use_cases.lock_clusters import FailOverdueLock
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
 from keyvigil.use_cases.record_lock_result import RecordLockResult
 from keyvigil.use_cases.relay_outbox import RelayOutbox
+from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.unlock_clusters import SettleRecovery
 from tests.examples import KEY_ID, NOW, cluster, incident, key, project, verdict
 from tests.fakes import CountingIds, FakeClock, FakeNotifier, FakeQueue, FakeRelay, FakeWorkflow, MemoryStore, changed
@@ -30,7 +31,9 @@ class World:
         ids = CountingIds()
         self.store.put(project())
         self.relay = RelayOutbox(self.store, self.notifier, self.workflow, self.clock)
-        record = RecordLockResult(self.store, self.workflow, self.clock, ids)
+        record = RecordLockResult(
+            self.store, self.workflow, SettleLockout(self.store, self.clock, ids), self.clock, ids
+        )
         self.reconcile = Reconcile(
             self.store,
             self.workflow,
@@ -192,7 +195,7 @@ BROKEN = Health(
 
 
 def test_a_lockout_that_died_before_it_locked_is_started_again(world: World) -> None:
-    dead = incident(confirmed_at=NOW, executions=(f"{INCIDENT}-lock-1",), execution_asked_at=NOW)
+    dead = incident(confirmed_at=NOW, executions=(f"{INCIDENT}-lock-1",), lockouts=1, execution_asked_at=NOW)
     world.store.put(
         dead,
         key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id=INCIDENT),
@@ -217,7 +220,12 @@ def test_an_incident_with_a_running_execution_is_left_alone(world: World) -> Non
 
 def test_clusters_that_are_still_locked_under_a_healthy_key_are_unlocked(world: World) -> None:
     world.store.put(
-        incident(status=IncidentStatus.UNLOCKING, executions=(f"{INCIDENT}-unlock-1",), execution_asked_at=NOW),
+        incident(
+            status=IncidentStatus.UNLOCKING,
+            executions=(f"{INCIDENT}-unlock-1",),
+            recoveries=1,
+            execution_asked_at=NOW,
+        ),
         key(open_incident_id=INCIDENT),
         cluster(status=ClusterStatus.UNLOCK_FAILED, locked_by_incident_id=INCIDENT),
     )
@@ -264,3 +272,87 @@ def test_one_thing_that_cannot_be_mended_does_not_keep_the_rest_from_being(world
     found = world.store.cluster("acme-prod", "vectors-prod")
     assert found is not None
     assert found.status is ClusterStatus.LOCK_FAILED
+
+
+def test_an_execution_that_waits_is_not_settled_behind_its_back_by_a_newer_one_that_ended(world: World) -> None:
+    executions = (f"{INCIDENT}-lock-1", f"{INCIDENT}-unlock-1")
+    world.store.put(
+        incident(status=IncidentStatus.LOCKING, executions=executions, execution_asked_at=NOW),
+        key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id=INCIDENT),
+    )
+    world.workflow.running = {executions[0]}
+    world.clock.advance(100)
+    assert world.reconcile().mended == []
+
+
+def test_while_a_start_is_still_on_its_way_no_other_is_asked_for(world: World) -> None:
+    name = f"{INCIDENT}-lock-1"
+    world.store.put(
+        incident(confirmed_at=NOW, executions=(name,), lockouts=1, execution_asked_at=NOW),
+        key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id=INCIDENT),
+        cluster(),
+    )
+    world.workflow.not_started = {name}
+    world.clock.advance(600)
+    assert world.reconcile().mended == []
+    world.clock.advance(600)
+    assert [mending for _, mending, _ in world.reconcile().mended] == [Mending.START_LOCKOUT]
+
+
+def test_an_incident_whose_key_is_not_under_watch_any_more_is_resolved(world: World) -> None:
+    world.store.put(incident(status=IncidentStatus.UNLOCKING))
+    world.reconcile()
+    found = world.store.incident("acme-prod", INCIDENT)
+    assert found is not None
+    assert found.status is IncidentStatus.RESOLVED
+
+
+def test_a_fault_in_one_incident_is_reported_and_the_next_is_mended(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.store.put(
+        incident(incident_id="01JA", status=IncidentStatus.UNLOCKING),
+        incident(incident_id="01JB", status=IncidentStatus.UNLOCKING),
+        key(),
+    )
+    read = world.store.incident
+
+    def item_too_large(project_id: str, incident_id: str) -> Incident | None:
+        if incident_id == "01JA":
+            message = "item size has exceeded the maximum"
+            raise OSError(message)
+        return read(project_id, incident_id)
+
+    monkeypatch.setattr(world.store, "incident", item_too_large)
+    report = world.reconcile()
+    assert [subject for subject, _ in report.errors] == ["01JA"]
+    assert [subject for subject, _, _ in report.mended] == ["01JB"]
+
+
+def test_what_locks_goes_before_what_tells_of_it(world: World) -> None:
+    world.store.put(alert_row("a1"), start_row("s1"))
+    order: list[str] = []
+    world.notifier.on_delivery = order.append
+    world.workflow.on_start = order.append
+    world.relay(["a1", "s1"])
+    assert order[0] == f"{INCIDENT}-lock-1"
+
+
+def test_a_service_that_does_not_answer_is_asked_once_a_batch(world: World) -> None:
+    world.store.put(*(alert_row(f"a{number}") for number in range(4)))
+    tries: list[str] = []
+    world.notifier.on_delivery = tries.append
+    world.notifier.broken, world.notifier.unreachable = {"topic"}, True
+    result = world.relay([f"a{number}" for number in range(4)])
+    assert tries.count("topic") == 1
+    assert len(world.notifier.bus) == 4
+    assert len(result.failures) == 4
+
+
+def test_a_service_that_refuses_one_row_is_asked_for_the_others(world: World) -> None:
+    world.store.put(*(alert_row(f"a{number}") for number in range(4)))
+    tries: list[str] = []
+    world.notifier.on_delivery = tries.append
+    world.notifier.broken = {"topic"}
+    world.relay([f"a{number}" for number in range(4)])
+    assert tries.count("topic") == 4

@@ -1,6 +1,7 @@
 """The registry: what it refuses and in which fixed words, and what it keeps consistent."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -206,6 +207,28 @@ def test_deleting_a_project_that_is_not_empty_is_refused_and_lists_what_is_in_th
     assert refused.value.in_the_way == (f"key {KEY_ID}", "cluster another", "cluster vectors-prod")
     assert watching.projects.get("acme-prod").deleting is False
     assert watching.topics.topics == set()
+
+
+def test_an_endpoint_is_subscribed_once(registry: Registry) -> None:
+    registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "info", ())
+
+    with pytest.raises(AlreadyExistsError):
+        registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "critical", ("key.*",))
+
+    assert len(registry.store.subscriptions("acme-prod", 10, None).items) == 1
+
+
+def test_a_shorter_interval_holds_from_now_on_and_a_longer_one_from_the_next_probe(registry: Registry) -> None:
+    now = registry.clock.now()
+    registry.store.put(project(check_interval_minutes=60), key(due_at=now + timedelta(minutes=50)))
+
+    registry.projects.update("acme-prod", {"check_interval_minutes": 5})
+    (sooner,) = registry.store.keys("acme-prod", 10, None).items
+    assert sooner.due_at <= now + timedelta(minutes=5)
+
+    registry.projects.update("acme-prod", {"check_interval_minutes": 60})
+    (unmoved,) = registry.store.keys("acme-prod", 10, None).items
+    assert unmoved.due_at == sooner.due_at
 
 
 def test_deleting_a_project_removes_its_topic_and_its_subscriptions(registry: Registry) -> None:

@@ -22,7 +22,16 @@ class CheckerUnavailableError(KeyVigilError):
 
 
 class DeliveryError(KeyVigilError):
-    """A message did not reach one of its targets; it stays in the outbox and is sent again."""
+    """A message did not reach one of its targets; it stays in the outbox and is sent again.
+
+    Attributes:
+        unreachable: the service itself did not answer, so that the next call would wait in vain too.
+    """
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        """Say what was not delivered, and whether the service answered at all."""
+        super().__init__(message)
+        self.unreachable = unreachable
 
 
 class SettingMissingError(KeyVigilError):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
@@ -205,6 +206,14 @@ class Notifier(Protocol):
         """Put a lock or unlock request on the alert bus."""
 
 
+class ExecutionState(StrEnum):
+    """What became of an execution. Step Functions forgets one 90 days after its end: then it is NOT_STARTED again."""
+
+    NOT_STARTED = "NOT_STARTED"
+    RUNNING = "RUNNING"
+    ENDED = "ENDED"
+
+
 class Workflow(Protocol):
     """Step Functions."""
 
@@ -215,8 +224,12 @@ class Workflow(Protocol):
             DeliveryError: it could not be started.
         """
 
-    def is_running(self, name: str) -> bool:
-        """Say whether the execution of this name has not ended yet; False if it was never started."""
+    def state(self, name: str) -> ExecutionState:
+        """Say what became of the execution of this name.
+
+        Raises:
+            DeliveryError: Step Functions could not be reached.
+        """
 
     def execution_arn(self, name: str) -> str:
         """The ARN that the execution of this name has."""

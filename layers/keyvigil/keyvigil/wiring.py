@@ -11,13 +11,14 @@ from keyvigil.settings import Settings
 if TYPE_CHECKING:
     from keyvigil.ports import Clock, Ids, Prober, Store, Topics, Workflow
     from keyvigil.use_cases.check_key import CheckKey
-    from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock, SettleLockout
+    from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock
     from keyvigil.use_cases.plan_sweep import PlanSweep
     from keyvigil.use_cases.read_fleet import ReadFleet
     from keyvigil.use_cases.reconcile import Reconcile
     from keyvigil.use_cases.record_lock_result import RecordLockResult
     from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
     from keyvigil.use_cases.relay_outbox import RelayOutbox
+    from keyvigil.use_cases.settle_lockout import SettleLockout
     from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 
 
@@ -125,7 +126,7 @@ def record_lock_result() -> "RecordLockResult":
     """Take a control plane's answer."""
     from keyvigil.use_cases.record_lock_result import RecordLockResult
 
-    return RecordLockResult(store(), workflow(), clock(), ids())
+    return RecordLockResult(store(), workflow(), settle_lockout(), clock(), ids())
 
 
 @cache
@@ -147,7 +148,7 @@ def request_lock() -> "RequestLock":
 @cache
 def settle_lockout() -> "SettleLockout":
     """End a lockout."""
-    from keyvigil.use_cases.lock_clusters import SettleLockout
+    from keyvigil.use_cases.settle_lockout import SettleLockout
 
     return SettleLockout(store(), clock(), ids())
 

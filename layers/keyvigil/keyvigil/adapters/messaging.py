@@ -62,7 +62,7 @@ class AwsNotifier(Notifier):
                 },
             )
         except (ClientError, BotoCoreError) as error:
-            raise DeliveryError(_why("SNS", error)) from error
+            raise _not_delivered("SNS", error) from error
 
     @override
     def put_alert(self, alert: Alert) -> None:
@@ -90,16 +90,18 @@ class AwsNotifier(Notifier):
         try:
             answer = self._events.put_events(Entries=[entry])  # type: ignore[list-item]  # a plain dict has its shape
         except (ClientError, BotoCoreError) as error:
-            raise DeliveryError(_why("EventBridge", error)) from error
+            raise _not_delivered("EventBridge", error) from error
         # PutEvents answers 200 although it refused an entry.
         if answer["FailedEntryCount"]:
             message = f"EventBridge refused the event: {answer['Entries'][0].get('ErrorCode')}"
             raise DeliveryError(message)
 
 
-def _why(service: str, error: ClientError | BotoCoreError) -> str:
-    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else type(error).__name__
-    return f"{service} did not take the message: {code}"
+def _not_delivered(service: str, error: ClientError | BotoCoreError) -> DeliveryError:
+    if isinstance(error, ClientError):
+        code = error.response.get("Error", {}).get("Code")
+        return DeliveryError(f"{service} did not take the message: {code}")
+    return DeliveryError(f"{service} did not take the message: {type(error).__name__}", unreachable=True)
 
 
 def filter_policy(subscription: Subscription) -> dict[str, list[Any]]:

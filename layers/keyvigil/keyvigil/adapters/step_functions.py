@@ -10,7 +10,7 @@ from keyvigil.adapters.aws import config, session
 from keyvigil.domain.alerts import WorkflowStart
 from keyvigil.domain.incidents import WorkflowKind
 from keyvigil.errors import DeliveryError
-from keyvigil.ports import Workflow
+from keyvigil.ports import ExecutionState, Workflow
 
 if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
@@ -58,23 +58,23 @@ class StepFunctionsWorkflow(Workflow):
             if _code(error) == "ExecutionAlreadyExists":
                 return
             message = f"Step Functions did not start {start.name}: {_code(error)}"
-            raise DeliveryError(message) from error
+            raise DeliveryError(message, unreachable=isinstance(error, BotoCoreError)) from error
 
     @override
     def execution_arn(self, name: str) -> str:
-        kind = WorkflowKind(name.split("-")[1])
+        kind = WorkflowKind(name.rsplit("-", 2)[1])
         return f"{self._arn(kind).replace(':stateMachine:', ':execution:')}:{name}"
 
     @override
-    def is_running(self, name: str) -> bool:
+    def state(self, name: str) -> ExecutionState:
         try:
             answer = self._client.describe_execution(executionArn=self.execution_arn(name))
         except (ClientError, BotoCoreError) as error:
             if _code(error) == "ExecutionDoesNotExist":
-                return False
+                return ExecutionState.NOT_STARTED
             message = f"Step Functions did not describe {name}: {_code(error)}"
             raise DeliveryError(message) from error
-        return answer["status"] == "RUNNING"
+        return ExecutionState.RUNNING if answer["status"] == "RUNNING" else ExecutionState.ENDED
 
     @override
     def complete(self, task_token: str, result: str, detail: str | None) -> None:

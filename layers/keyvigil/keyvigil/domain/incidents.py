@@ -1,5 +1,6 @@
 """Incidents: from the first UNHEALTHY verdict on a key to its proved recovery, and what is to be done in between."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -51,8 +52,9 @@ class AffectedCluster:
 class Incident:
     """One outage of one key.
 
-    `executions` are the names of the workflow executions, `<incident_id>-<lock|unlock>-<n>`, in the order
-    in which they were asked for; `execution_asked_at` is when the last of them was.
+    `executions` are the names of the newest workflow executions, `<incident_id>-<lock|unlock>-<n>`, in the
+    order in which they were asked for; `lockouts` and `recoveries` count all of them, and
+    `execution_asked_at` is when the last was asked for.
     """
 
     incident_id: str
@@ -68,7 +70,10 @@ class Incident:
     resolved_at: datetime | None = None
     clusters: tuple[AffectedCluster, ...] = ()
     executions: tuple[str, ...] = ()
+    lockouts: int = 0
+    recoveries: int = 0
     execution_asked_at: datetime | None = None
+    lock_failure_told_at: datetime | None = None
     unlock_failure_told_at: datetime | None = None
     version: int = 0
 
@@ -90,13 +95,28 @@ class TimelineEntry:
     version: int = 0
 
 
+EXECUTIONS_KEPT = 20
+"""How many names of executions an incident keeps: an unlock that fails for weeks must not outgrow its item."""
+
+
 def ask_execution(incident: Incident, kind: WorkflowKind, now: datetime) -> tuple[Incident, str]:
     """Give the next execution of an incident its name; the name alone makes starting it idempotent."""
-    name = f"{incident.incident_id}-{kind}-{sum(kind in each.split('-') for each in incident.executions) + 1}"
-    return replace(incident, executions=(*incident.executions, name), execution_asked_at=now), name
+    lockouts = incident.lockouts + (kind is WorkflowKind.LOCKOUT)
+    recoveries = incident.recoveries + (kind is WorkflowKind.RECOVERY)
+    number = lockouts if kind is WorkflowKind.LOCKOUT else recoveries
+    name = f"{incident.incident_id}-{kind}-{number}"
+    kept = (*incident.executions, name)[-EXECUTIONS_KEPT:]
+    asked = replace(incident, executions=kept, lockouts=lockouts, recoveries=recoveries, execution_asked_at=now)
+    return asked, name
 
 
-def affected(clusters: list[Cluster]) -> tuple[AffectedCluster, ...]:
+def newest_executions(incident: Incident) -> tuple[str, ...]:
+    """The newest execution of each kind: either may still be at work."""
+    newest = {name.rsplit("-", 2)[1]: name for name in incident.executions}
+    return tuple(newest.values())
+
+
+def affected(clusters: Iterable[Cluster]) -> tuple[AffectedCluster, ...]:
     """The clusters of an incident or an alert, in a stable order."""
     return tuple(
         AffectedCluster(cluster_id=cluster.cluster_id, status=cluster.status)
@@ -192,7 +212,10 @@ class RecoveryDecision:
     reason: str
 
 
-def decide_recovery(incident: Incident, key: Key, project: Project) -> RecoveryDecision:
+_LOCKED = frozenset({IncidentStatus.LOCKED, IncidentStatus.PARTLY_LOCKED, IncidentStatus.UNLOCKING})
+
+
+def decide_recovery(incident: Incident, key: Key, project: Project, *, holds_clusters: bool) -> RecoveryDecision:
     """Decide whether an incident's clusters are to be unlocked now.
 
     They are when the key's recovery is proved, or when the project stopped enforcing. Locks under way
@@ -202,11 +225,17 @@ def decide_recovery(incident: Incident, key: Key, project: Project) -> RecoveryD
         return RecoveryDecision(verb=RecoveryVerb.STOP, reason="the incident is over")
     if incident.status is IncidentStatus.LOCKING:
         return RecoveryDecision(verb=RecoveryVerb.WAIT, reason="locks under way settle first")
-    if project.enforcement is Enforcement.OBSERVE:
+    if project.enforcement is Enforcement.OBSERVE and (holds_clusters or incident.status in _LOCKED):
         return RecoveryDecision(verb=RecoveryVerb.UNLOCK, reason="the project only observes")
-    if key.health.status is KeyStatus.HEALTHY:
-        return RecoveryDecision(verb=RecoveryVerb.UNLOCK, reason="the key's recovery is proved")
-    return RecoveryDecision(verb=RecoveryVerb.STOP, reason=f"the key is {key.health.status}")
+    match key.health.status:
+        case KeyStatus.HEALTHY:
+            return RecoveryDecision(verb=RecoveryVerb.UNLOCK, reason="the key's recovery is proved")
+        case KeyStatus.SUSPECT | KeyStatus.RECOVERING:
+            return RecoveryDecision(verb=RecoveryVerb.WAIT, reason="the key's recovery is not proved yet")
+        case KeyStatus.UNHEALTHY:
+            return RecoveryDecision(verb=RecoveryVerb.STOP, reason="the key broke again")
+        case _:
+            assert_never(key.health.status)
 
 
 def held_by(incident: Incident, clusters: list[Cluster]) -> list[Cluster]:
@@ -226,7 +255,7 @@ class Mending(StrEnum):
     START_LOCKOUT = "START_LOCKOUT"
     START_RECOVERY = "START_RECOVERY"
     SETTLE_LOCKOUT = "SETTLE_LOCKOUT"
-    RESOLVE = "RESOLVE"
+    SETTLE_RECOVERY = "SETTLE_RECOVERY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,39 +267,79 @@ class MendingDecision:
 
 
 RESTART_AFTER = timedelta(seconds=90)
-"""How long after asking for an execution another may be asked for: the relay needs time to start the first."""
+LONGEST_RESTART = timedelta(minutes=15)
+
+
+def restart_after(executions: int) -> timedelta:
+    """How long after asking for an execution another may be asked for: longer each time.
+
+    The first wait gives the relay time to start the execution; the growing ones spare a control plane that
+    goes on failing, and the incident's timeline.
+    """
+    doublings = min(max(executions - 1, 0), 8)
+    return min(RESTART_AFTER * (1 << doublings), LONGEST_RESTART)
 
 
 def decide_mending(
     incident: Incident, key: Key, project: Project, clusters: list[Cluster], *, probes: int, now: datetime
 ) -> MendingDecision:
     """Compare what is with what should be, for an incident without a running execution."""
+    decision = _mending(incident, key, project, clusters, probes=probes, now=now)
+    asked = incident.execution_asked_at
+    match decision.mending:
+        case Mending.START_LOCKOUT:
+            wait = restart_after(incident.lockouts)
+        case Mending.START_RECOVERY:
+            wait = restart_after(incident.recoveries)
+        case Mending.NONE | Mending.SETTLE_LOCKOUT | Mending.SETTLE_RECOVERY:
+            wait = RESTART_AFTER
+        case _:
+            assert_never(decision.mending)
+    if asked is not None and now - asked < wait:
+        return MendingDecision(mending=Mending.NONE, reason="an execution was asked for a moment ago")
+    return decision
+
+
+def _mending(
+    incident: Incident, key: Key, project: Project, clusters: list[Cluster], *, probes: int, now: datetime
+) -> MendingDecision:
     if not incident.is_open:
         return MendingDecision(mending=Mending.NONE, reason="the incident is over")
-    if incident.execution_asked_at is not None and now - incident.execution_asked_at < RESTART_AFTER:
-        return MendingDecision(mending=Mending.NONE, reason="an execution was asked for a moment ago")
     if incident.status is IncidentStatus.LOCKING:
         return MendingDecision(mending=Mending.SETTLE_LOCKOUT, reason="its lockout ended without settling")
     held = held_by(incident, clusters)
-    recovered = key.health.status is KeyStatus.HEALTHY or key.open_incident_id != incident.incident_id
-    released = project.enforcement is Enforcement.OBSERVE
-    locked = incident.status in {
-        IncidentStatus.LOCKED,
-        IncidentStatus.PARTLY_LOCKED,
-        IncidentStatus.UNLOCKING,
-    }
-    if (held and key.health.status is KeyStatus.HEALTHY) or ((held or locked) and released):
+    healthy = key.health.status is KeyStatus.HEALTHY
+    released = project.enforcement is Enforcement.OBSERVE and (bool(held) or incident.status in _LOCKED)
+    if (held and healthy) or released:
         return MendingDecision(mending=Mending.START_RECOVERY, reason="its clusters should be unlocked and are not")
-    if recovered and not held:
-        return MendingDecision(mending=Mending.RESOLVE, reason="the key works and no cluster is locked")
-    if incident.status in {IncidentStatus.CONFIRMING, IncidentStatus.HELD, IncidentStatus.OBSERVED}:
-        wanted = decide_lockout(incident, key, project, probes=probes, now=now)
-        if wanted.verb is LockoutVerb.LOCK:
-            return MendingDecision(mending=Mending.START_LOCKOUT, reason="its clusters should be locked and are not")
-        settled = {
-            LockoutVerb.HOLD: IncidentStatus.HELD,
-            LockoutVerb.OBSERVE: IncidentStatus.OBSERVED,
-        }.get(wanted.verb, incident.status)
-        if settled is not incident.status:
-            return MendingDecision(mending=Mending.START_LOCKOUT, reason=f"it should be {settled}")
+    if not held and (healthy or key.open_incident_id != incident.incident_id):
+        return MendingDecision(mending=Mending.SETTLE_RECOVERY, reason="no cluster is locked for it any more")
+    if incident.status is IncidentStatus.PARTLY_LOCKED and all(each.status is ClusterStatus.LOCKED for each in held):
+        return MendingDecision(mending=Mending.SETTLE_LOCKOUT, reason="its last lock was answered after all")
+    return _mending_of_lockout(incident, key, project, probes=probes, now=now)
+
+
+_MAY_LOCK = frozenset(
+    {
+        IncidentStatus.CONFIRMING,
+        IncidentStatus.HELD,
+        IncidentStatus.OBSERVED,
+        IncidentStatus.PARTLY_LOCKED,
+    }
+)
+
+
+def _mending_of_lockout(
+    incident: Incident, key: Key, project: Project, *, probes: int, now: datetime
+) -> MendingDecision:
+    """Whether an outage's lockout is to be taken up (again), or its waiting is to be said."""
+    wanted = decide_lockout(incident, key, project, probes=probes, now=now)
+    if incident.status in _MAY_LOCK and wanted.verb is LockoutVerb.LOCK:
+        return MendingDecision(mending=Mending.START_LOCKOUT, reason="its clusters should be locked and are not")
+    if incident.status is IncidentStatus.UNLOCKING and wanted.verb in {LockoutVerb.LOCK, LockoutVerb.HOLD}:
+        return MendingDecision(mending=Mending.SETTLE_RECOVERY, reason="the project enforces again")
+    waiting = {LockoutVerb.HOLD: IncidentStatus.HELD, LockoutVerb.OBSERVE: IncidentStatus.OBSERVED}
+    status = waiting.get(wanted.verb, incident.status)
+    if incident.status in _MAY_LOCK - {IncidentStatus.PARTLY_LOCKED} and status is not incident.status:
+        return MendingDecision(mending=Mending.START_LOCKOUT, reason=f"it should be {status}")
     return MendingDecision(mending=Mending.NONE, reason="it is as it should be")

@@ -4,25 +4,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import assert_never
 
-from keyvigil.domain.alerts import AlertType, OutboxRow, WorkflowStart, make_alert
-from keyvigil.domain.clusters import ClusterStatus
-from keyvigil.domain.incidents import (
-    AffectedCluster,
-    Incident,
-    IncidentStatus,
-    TimelineEntry,
-    WorkflowKind,
-    affected,
-    ask_execution,
-    held_by,
-)
+from keyvigil.domain.alerts import AlertType
+from keyvigil.domain.clusters import Cluster, ClusterStatus
+from keyvigil.domain.incidents import Incident, IncidentStatus, WorkflowKind, affected, held_by
 from keyvigil.domain.keys import Key, KeyStatus, Trigger, next_due
-from keyvigil.domain.projects import Project
-from keyvigil.domain.status_machine import Change, is_confirmed, observe
+from keyvigil.domain.status_machine import CLOCK_JUMP, Change, is_confirmed, observe
 from keyvigil.domain.verdicts import Cause, Outcome, Verdict
 from keyvigil.errors import ConflictError, NotFoundError
 from keyvigil.ports import Clock, Ids, ProbeAnswer, Prober, Put, Store, Write
 from keyvigil.use_cases.retrying import until_committed
+from keyvigil.use_cases.telling import Telling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +37,7 @@ class CheckKey:
         self._prober = prober
         self._clock = clock
         self._ids = ids
+        self._telling = Telling(clock, ids)
         self._probes = confirmation_probes
 
     def __call__(
@@ -61,7 +53,8 @@ class CheckKey:
         if key is None:
             message = f"key {key_id} is not registered in project {project_id}"
             raise NotFoundError(message)
-        if due_at is not None and key.last_probed_at >= due_at:
+        # A probe of a clock that was ahead must not keep the key from being probed until time catches up.
+        if due_at is not None and min(key.last_probed_at, self._clock.now()) >= due_at:
             return self._result(key, probed=False)
         answer = self._prober.probe(key)
         key = until_committed(self._take, project_id, key_id, answer, trigger)
@@ -86,6 +79,9 @@ class CheckKey:
             message = f"key {key_id} was removed from project {project_id} while it was probed"
             raise NotFoundError(message)
         verdict = answer.verdict
+        if self._clock.now() - verdict.probed_at > CLOCK_JUMP:
+            # The sandbox slept between probe and commit: an answer from then says nothing about now.
+            return key
         facts = answer.facts or key.facts
         decision = observe(key.health, verdict, probes=self._probes, deletion_date=facts.deletion_date)
         newest = verdict.probed_at >= key.last_probed_at
@@ -100,19 +96,15 @@ class CheckKey:
         )
         writes: list[Write] = []
         if decision.change is not None:
-            after, writes = self._tell(after, project, verdict, decision.change, decision.reason)
+            after, writes = self._tell(after, verdict, decision.change, decision.reason)
         self._store.commit([Put(after), *writes])
         return replace(after, version=after.version + 1)
 
-    def _tell(
-        self, key: Key, project: Project, verdict: Verdict, change: Change, reason: str
-    ) -> tuple[Key, list[Write]]:
+    def _tell(self, key: Key, verdict: Verdict, change: Change, reason: str) -> tuple[Key, list[Write]]:
         """The incident, its timeline and the outbox rows that go with a change of status."""
         now = self._clock.now()
         clusters = self._store.clusters_of_key(key.project_id, key.key_id)
         incident = self._incident(key, verdict, change, now)
-        before = key
-        rows: list[OutboxRow] = []
         alert_type: AlertType | None = None
         workflow: WorkflowKind | None = None
         match change:
@@ -136,42 +128,18 @@ class CheckKey:
                 alert_type = AlertType.KEY_RECOVERED
             case _:
                 assert_never(change)
+        writes: list[Write] = []
         if alert_type is not None:
-            alert, key = make_alert(
-                alert_type,
-                alert_id=self._ids.ulid(),
-                key=key,
-                incident=incident,
-                clusters=_shown(incident, affected(clusters)),
-                occurred_at=incident.opened_at if change is not Change.RECOVERED else verdict.probed_at,
-                detected_at=now,
-            )
-            rows.append(OutboxRow(row_id=alert.alert_id, project_id=project.project_id, created_at=now, alert=alert))
+            occurred_at = verdict.probed_at if change is Change.RECOVERED else incident.opened_at
+            shown = _of_incident(incident, clusters)
+            row, key = self._telling.alert(alert_type, key, incident, shown, occurred_at=occurred_at)
+            writes.append(row)
         if workflow is not None:
-            incident, name = ask_execution(incident, workflow, now)
-            start = WorkflowStart(
-                workflow=workflow,
-                name=name,
-                project_id=key.project_id,
-                key_id=key.key_id,
-                incident_id=incident.incident_id,
-            )
-            rows.append(
-                OutboxRow(
-                    row_id=self._ids.ulid(),
-                    project_id=project.project_id,
-                    created_at=now,
-                    workflow_start=start,
-                )
-            )
-        entry = TimelineEntry(
-            incident_id=incident.incident_id,
-            entry_id=self._ids.ulid(),
-            at=now,
-            what=_TIMELINE_WORD[change],
-            detail=f"{before.last_trigger} probe: {verdict.message} ({reason})",
-        )
-        return key, [Put(incident), Put(entry), *(Put(row) for row in rows)]
+            row, incident, _ = self._telling.execution(incident, workflow)
+            writes.append(row)
+        detail = f"{key.last_trigger} probe: {verdict.message} ({reason})"
+        entry = self._telling.entry(incident.incident_id, _TIMELINE_WORD[change], detail)
+        return key, [Put(incident), entry, *writes]
 
     def _incident(self, key: Key, verdict: Verdict, change: Change, now: datetime) -> Incident:
         if change is Change.SUSPECTED:
@@ -225,7 +193,7 @@ _TIMELINE_WORD = {
 }
 
 
-def _shown(incident: Incident, now: tuple[AffectedCluster, ...]) -> tuple[AffectedCluster, ...]:
+def _of_incident(incident: Incident, clusters: list[Cluster]) -> list[Cluster]:
     """The clusters that an alert lists: those of the incident, as they stand now."""
     mine = {each.cluster_id for each in incident.clusters}
-    return tuple(each for each in now if not mine or each.cluster_id in mine)
+    return [each for each in clusters if not mine or each.cluster_id in mine]

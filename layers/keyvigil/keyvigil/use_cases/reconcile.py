@@ -1,25 +1,30 @@
 """Compare what should be with what is, every minute, and mend it idempotently."""
 
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import assert_never
 
-from keyvigil.domain.alerts import OutboxRow, WorkflowStart
 from keyvigil.domain.incidents import (
     Incident,
+    IncidentStatus,
     Mending,
-    TimelineEntry,
     WorkflowKind,
-    ask_execution,
     decide_mending,
+    newest_executions,
 )
-from keyvigil.errors import ConflictError, DeliveryError, NotFoundError
-from keyvigil.ports import Clock, Ids, OutboxRelay, Put, Store, Workflow
-from keyvigil.use_cases.lock_clusters import FailOverdueLock, SettleLockout
+from keyvigil.ports import Clock, ExecutionState, Ids, OutboxRelay, Put, Store, Workflow
+from keyvigil.use_cases.lock_clusters import FailOverdueLock
+from keyvigil.use_cases.settle_lockout import SettleLockout
+from keyvigil.use_cases.telling import Telling
 from keyvigil.use_cases.unlock_clusters import SettleRecovery
 
 UNSENT_AFTER = timedelta(seconds=30)
 """How old an unsent row must be before it is sent again: the stream needs a second or two for the first try."""
+
+START_MAY_TAKE = timedelta(minutes=15)
+"""How long a start that was asked for may wait in the outbox before another is asked for: while Step Functions does
+not answer, every further one would start beside the first when it does again."""
 
 
 @dataclass(kw_only=True)
@@ -56,7 +61,7 @@ class Reconcile:
         self._settle_lockout = settle_lockout
         self._settle_recovery = settle_recovery
         self._clock = clock
-        self._ids = ids
+        self._telling = Telling(clock, ids)
         self._probes = confirmation_probes
 
     def __call__(self) -> ReconcileReport:
@@ -65,36 +70,40 @@ class Reconcile:
         now = self._clock.now()
         rows = self._store.unsent_rows(now - UNSENT_AFTER)
         if rows:
-            try:
-                self._relay.resend(rows)
-                report.rows_resent = len(rows)
-            except DeliveryError as error:
-                report.errors.append(("outbox", str(error)))
+            self._each(report, "outbox", self._relay.resend, rows)
+            report.rows_resent = len(rows)
         for project_id, cluster_id in self._store.overdue_clusters(now):
-            try:
-                report.overdue_failed += self._fail_overdue(project_id, cluster_id)
-            except (DeliveryError, NotFoundError) as error:
-                report.errors.append((f"{project_id}/{cluster_id}", str(error)))
+            failed = self._each(report, f"{project_id}/{cluster_id}", self._fail_overdue, project_id, cluster_id)
+            report.overdue_failed += bool(failed)
         for project_id, incident_id in self._store.open_incidents():
-            try:
-                self._mend(project_id, incident_id, report)
-            except (ConflictError, DeliveryError, NotFoundError) as error:
-                report.errors.append((incident_id, str(error)))
+            self._each(report, incident_id, self._mend, project_id, incident_id, report)
         return report
+
+    def _each[**P, T](
+        self, report: ReconcileReport, subject: str, mend: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T | None:
+        """Do one thing, and report it if it fails: no tenant's trouble keeps the others from being mended."""
+        try:
+            return mend(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  whatever it is, the next one must have its turn
+            report.errors.append((subject, f"{type(error).__name__}: {error}"))
+            return None
 
     def _mend(self, project_id: str, incident_id: str, report: ReconcileReport) -> None:
         incident = self._store.incident(project_id, incident_id)
         project = self._store.project(project_id)
         if incident is None or project is None:
             return
+        now = self._clock.now()
         key = self._store.key(project_id, incident.key_id)
         if key is None:
+            over = replace(incident, status=IncidentStatus.RESOLVED, resolved_at=now, held_for=None)
+            entry = self._telling.entry(incident_id, "incident.resolved", "its key is not under watch any more")
+            self._store.commit([Put(over), entry])
             return
         clusters = self._store.clusters_of_key(project_id, incident.key_id)
-        decision = decide_mending(incident, key, project, clusters, probes=self._probes, now=self._clock.now())
-        if decision.mending is Mending.NONE:
-            return
-        if incident.executions and self._workflow.is_running(incident.executions[-1]):
+        decision = decide_mending(incident, key, project, clusters, probes=self._probes, now=now)
+        if decision.mending is Mending.NONE or self._is_worked_on(incident, now):
             return
         match decision.mending:
             case Mending.START_LOCKOUT:
@@ -103,28 +112,22 @@ class Reconcile:
                 self._ask(incident, WorkflowKind.RECOVERY, decision.reason)
             case Mending.SETTLE_LOCKOUT:
                 self._settle_lockout(project_id, incident.key_id, incident_id)
-            case Mending.RESOLVE:
+            case Mending.SETTLE_RECOVERY:
                 self._settle_recovery(project_id, incident.key_id, incident_id)
             case _:
                 assert_never(decision.mending)
         report.mended.append((incident_id, decision.mending, decision.reason))
 
+    def _is_worked_on(self, incident: Incident, now: datetime) -> bool:
+        """Whether an execution is at work, or one that was asked for is still on its way."""
+        states = {self._workflow.state(name) for name in newest_executions(incident)}
+        asked = incident.execution_asked_at
+        on_its_way = asked is not None and now - asked < START_MAY_TAKE
+        return ExecutionState.RUNNING in states or (on_its_way and ExecutionState.NOT_STARTED in states)
+
     def _ask(self, incident: Incident, kind: WorkflowKind, reason: str) -> None:
-        now = self._clock.now()
-        after, name = ask_execution(incident, kind, now)
-        start = WorkflowStart(
-            workflow=kind,
-            name=name,
-            project_id=incident.project_id,
-            key_id=incident.key_id,
-            incident_id=incident.incident_id,
+        row, asked, name = self._telling.execution(incident, kind)
+        detail = f"{name} was asked for: {reason}"
+        self._store.commit(
+            [Put(asked), row, self._telling.entry(incident.incident_id, "incident.taken_up_again", detail)]
         )
-        row = OutboxRow(row_id=self._ids.ulid(), project_id=incident.project_id, created_at=now, workflow_start=start)
-        entry = TimelineEntry(
-            incident_id=incident.incident_id,
-            entry_id=self._ids.ulid(),
-            at=now,
-            what="incident.taken_up_again",
-            detail=f"{name} was asked for: {reason}",
-        )
-        self._store.commit([Put(after), Put(row), Put(entry)])

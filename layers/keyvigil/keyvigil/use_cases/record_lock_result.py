@@ -1,12 +1,13 @@
 """Take a lock or unlock request's answer, from whoever brings it, and wake the workflow step that waits for it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from keyvigil.domain.clusters import Answer, AnswerDecision, Cluster, ClusterStatus, LockResult, take_answer
-from keyvigil.domain.incidents import IncidentStatus, TimelineEntry, affected, held_by
+from keyvigil.domain.clusters import Answer, AnswerDecision, ClusterStatus, LockResult, take_answer
 from keyvigil.errors import NotFoundError
 from keyvigil.ports import Clock, Ids, Put, Store, Workflow
 from keyvigil.use_cases.retrying import until_committed
+from keyvigil.use_cases.settle_lockout import SettleLockout
+from keyvigil.use_cases.telling import Telling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +25,13 @@ class LockAnswer:
 class RecordLockResult:
     """Records answers: the table first, which is the truth, then the step that waits."""
 
-    def __init__(self, store: Store, workflow: Workflow, clock: Clock, ids: Ids) -> None:
-        """Keep the ports."""
+    def __init__(self, store: Store, workflow: Workflow, settle: SettleLockout, clock: Clock, ids: Ids) -> None:
+        """Keep the ports, and the use case that settles a lockout."""
         self._store = store
         self._workflow = workflow
+        self._settle = settle
         self._clock = clock
-        self._ids = ids
+        self._telling = Telling(clock, ids)
 
     def __call__(self, answer: LockAnswer) -> AnswerDecision:
         """Record one answer.
@@ -55,38 +57,17 @@ class RecordLockResult:
         if decision.answer is Answer.ACCEPTED:
             late = cluster.status in {ClusterStatus.LOCK_FAILED, ClusterStatus.UNLOCK_FAILED}
             waited = int((now - cluster.status_changed_at).total_seconds())
-            entry = TimelineEntry(
-                incident_id=cluster.locked_by_incident_id or "",
-                entry_id=self._ids.ulid(),
-                at=now,
-                what=_TIMELINE_WORD[decision.cluster.status],
-                detail=f"{cluster.cluster_id}: {answer.result}{', late,' if late else ''} said {answer.by} "
+            entry = self._telling.entry(
+                cluster.locked_by_incident_id or "",
+                _TIMELINE_WORD[decision.cluster.status],
+                f"{cluster.cluster_id}: {answer.result}{', late,' if late else ''} said {answer.by} "
                 f"for fence {answer.fence} after {waited} s" + (f": {answer.detail}" if answer.detail else ""),
             )
-            self._store.commit([Put(decision.cluster), Put(entry)])
+            self._store.commit([Put(decision.cluster), entry])
             if late and cluster.locked_by_incident_id is not None:
-                self._settle_late(decision.cluster, cluster.locked_by_incident_id)
+                # The last missing lock completes a PARTLY_LOCKED incident; reconciling would find it too.
+                self._settle(cluster.project_id, cluster.key_id, cluster.locked_by_incident_id)
         return decision, cluster.task_token
-
-    def _settle_late(self, cluster: Cluster, incident_id: str) -> None:
-        """An incident that was PARTLY_LOCKED is LOCKED once the last missing lock is answered after all."""
-
-        def settle() -> None:
-            incident = self._store.incident(cluster.project_id, incident_id)
-            if incident is None or incident.status is not IncidentStatus.PARTLY_LOCKED:
-                return
-            clusters = self._store.clusters_of_key(cluster.project_id, cluster.key_id)
-            held = held_by(incident, clusters)
-            if all(each.status is ClusterStatus.LOCKED for each in held):
-                locked = replace(
-                    incident,
-                    status=IncidentStatus.LOCKED,
-                    locked_at=self._clock.now(),
-                    clusters=affected(held),
-                )
-                self._store.commit([Put(locked)])
-
-        until_committed(settle)
 
 
 _TIMELINE_WORD = {

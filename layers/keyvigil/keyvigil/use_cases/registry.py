@@ -132,13 +132,27 @@ class Projects:
     def update(self, project_id: str, changes: dict[str, Any]) -> Project:
         """Change what may be changed. The reconciler makes open incidents follow within a minute."""
 
-        def change() -> Project:
+        def change() -> tuple[Project, int]:
             project = self.get(project_id)
             after = replace(project, **changes)
             self._store.commit([Put(after)])
-            return after
+            return after, project.check_interval_minutes
 
-        return until_committed(change)
+        project, interval_before = until_committed(change)
+        if project.check_interval_minutes < interval_before:
+            for key in self._store.keys(project_id, _ALL, None).items:
+                until_committed(self._make_due_sooner, project, key.key_id)
+        return project
+
+    def _make_due_sooner(self, project: Project, key_id: str) -> None:
+        """A shorter interval holds from now on, not from the key's next probe."""
+        key = self._store.key(project.project_id, key_id)
+        if key is None:
+            return
+        interval = project.check_interval_minutes
+        due = next_due(project.project_id, key_id, key.health, interval, self._clock.now())
+        if due < key.due_at:
+            self._store.commit([Put(replace(key, due_at=due))])
 
     def delete(self, project_id: str) -> None:
         """Remove an empty project and its topic.
@@ -444,13 +458,21 @@ class Clusters:
         """Change a cluster's name, kind or lock. Its key is fixed.
 
         Raises:
-            RefusedError: another key was named.
+            RefusedError: another key was named, or another lock while the cluster is locked.
         """
 
         def change() -> Cluster:
             cluster = self.get(project_id, cluster_id)
             if changes.get("key_id", cluster.key_id) != cluster.key_id:
                 raise _key_is_immutable(cluster)
+            in_use = cluster.status in {ClusterStatus.ACTIVE, ClusterStatus.PENDING_KEY}
+            if changes.get("lock", cluster.lock) != cluster.lock and not in_use:
+                raise RefusedError(
+                    409,
+                    "Cluster is locked",
+                    f"The cluster is {cluster.status}: whoever locked it must unlock it, so `lock` can be changed "
+                    "when it is ACTIVE again.",
+                )
             after = replace(cluster, **{name: value for name, value in changes.items() if name != "key_id"})
             self._store.commit([Put(after)])
             return after
@@ -536,6 +558,11 @@ class Subscriptions:
             status="pending",
             created_at=self._clock.now(),
         )
+        for existing in self._store.subscriptions(project_id, _ALL, None).items:
+            # SNS has one subscription for an endpoint: a second row would show what the first one's end took away.
+            if existing.endpoint == endpoint:
+                message = f"a subscription for this endpoint exists already, {existing.subscription_id}"
+                raise AlreadyExistsError(message)
         arn, status = self._topics.subscribe(project.alert_topic_arn, wanted)
         subscription = replace(wanted, subscription_arn=arn, status=status)
         self._store.commit([Put(subscription)])

@@ -1,28 +1,26 @@
 """The recovery workflow's steps: decide, and settle. Each unlock is asked for by `RequestLock`."""
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
-from keyvigil.domain.alerts import AlertType, OutboxRow, make_alert
+from keyvigil.domain.alerts import AlertType
+from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import (
     Incident,
     IncidentStatus,
     RecoveryDecision,
     RecoveryVerb,
-    TimelineEntry,
     affected,
     decide_recovery,
     held_by,
 )
-from keyvigil.domain.keys import KeyStatus
-from keyvigil.domain.projects import Enforcement
+from keyvigil.domain.keys import Key, KeyStatus
 from keyvigil.errors import NotFoundError
 from keyvigil.ports import Clock, Ids, Put, Store, Write
-from keyvigil.use_cases.lock_clusters import Settlement, load
 from keyvigil.use_cases.retrying import until_committed
+from keyvigil.use_cases.settle_lockout import TELL_AGAIN_AFTER, Settlement, enforces, load
+from keyvigil.use_cases.telling import Telling
 
-TELL_AGAIN_AFTER = timedelta(hours=1)
-"""Unlocks are retried until they succeed; a failure is told at once and then hourly."""
+_FREE = frozenset({ClusterStatus.ACTIVE, ClusterStatus.PENDING_KEY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +37,7 @@ class DecideRecovery:
     def __init__(self, store: Store, clock: Clock, ids: Ids) -> None:
         """Keep the ports."""
         self._store = store
-        self._clock = clock
-        self._ids = ids
+        self._telling = Telling(clock, ids)
 
     def __call__(self, project_id: str, key_id: str, incident_id: str) -> RecoveryPlan:
         """Decide, and write the decision to the incident before anything is unlocked."""
@@ -52,19 +49,14 @@ class DecideRecovery:
         if project is None:
             message = f"project {project_id} does not exist"
             raise NotFoundError(message)
-        decision = decide_recovery(incident, key, project)
+        held = held_by(incident, self._store.clusters_of_key(project_id, key_id))
+        decision = decide_recovery(incident, key, project, holds_clusters=bool(held))
         if decision.verb is not RecoveryVerb.UNLOCK:
             return RecoveryPlan(decision=decision)
-        held = held_by(incident, self._store.clusters_of_key(project_id, key_id))
         if incident.status is not IncidentStatus.UNLOCKING:
-            entry = TimelineEntry(
-                incident_id=incident_id,
-                entry_id=self._ids.ulid(),
-                at=self._clock.now(),
-                what="recovery.begun",
-                detail=f"{len(held)} clusters to unlock: {decision.reason}",
-            )
-            self._store.commit([Put(replace(incident, status=IncidentStatus.UNLOCKING)), Put(entry)])
+            detail = f"{len(held)} clusters to unlock: {decision.reason}"
+            begun = replace(incident, status=IncidentStatus.UNLOCKING, clusters=affected(held) or incident.clusters)
+            self._store.commit([Put(begun), self._telling.entry(incident_id, "recovery.begun", detail)])
         return RecoveryPlan(decision=decision, cluster_ids=tuple(each.cluster_id for each in held))
 
 
@@ -75,7 +67,7 @@ class SettleRecovery:
         """Keep the ports."""
         self._store = store
         self._clock = clock
-        self._ids = ids
+        self._telling = Telling(clock, ids)
 
     def __call__(self, project_id: str, key_id: str, incident_id: str) -> Settlement:
         """Settle an incident. Settling it again changes nothing."""
@@ -85,61 +77,68 @@ class SettleRecovery:
         incident, key = load(self._store, project_id, key_id, incident_id)
         if not incident.is_open or incident.status is IncidentStatus.LOCKING:
             return Settlement(status=incident.status, failed=())
-        now = self._clock.now()
         clusters = self._store.clusters_of_key(project_id, key_id)
         left = held_by(incident, clusters)
-        mine = [each for each in clusters if each.cluster_id in {one.cluster_id for one in incident.clusters}]
-        # A cluster that could not be asked is still LOCKED; one that was asked and failed says so itself.
-        failed = tuple(each.cluster_id for each in left)
-        if failed and key.health.status is not KeyStatus.HEALTHY and not self._observing(project_id):
-            # The key broke again meanwhile: what is still locked stays so, and its next recovery unlocks it.
+        enforced = enforces(self._store, project_id)
+        broken = enforced and key.health.status is not KeyStatus.HEALTHY
+        if broken and key.open_incident_id == incident_id:
+            return self._take_up(incident)
+        if broken and left:
+            # A later incident of the key is under way; it takes these clusters over, or its recovery frees them.
             return Settlement(status=incident.status, failed=())
-        over = key.health.status is KeyStatus.HEALTHY or key.open_incident_id != incident_id
-        after = replace(incident, clusters=affected(mine))
-        was_locked = incident.status is IncidentStatus.UNLOCKING and bool(incident.clusters)
-        numbered = key
-        kind: AlertType | None = None
-        if failed:
-            what, detail = "incident.unlock_failed", f"still locked: {', '.join(failed)}"
-            told = incident.unlock_failure_told_at
-            if told is None or now - told >= TELL_AGAIN_AFTER:
-                kind, after = AlertType.CLUSTER_UNLOCK_FAILED, replace(after, unlock_failure_told_at=now)
-        elif over:
-            after = replace(after, status=IncidentStatus.RESOLVED, resolved_at=now, held_for=None)
-            kind = AlertType.CLUSTER_UNLOCKED if was_locked else None
-            what, detail = "incident.resolved", f"{len(mine)} clusters are in use again"
-            if key.open_incident_id == incident_id:
-                numbered = replace(key, open_incident_id=None)
-        else:
-            after = replace(after, status=IncidentStatus.OBSERVED)
-            kind = AlertType.CLUSTER_UNLOCKED if was_locked else None
-            what, detail = "incident.observed", "unlocked because the project only observes"
-        writes: list[Write] = [Put(after), Put(self._entry(incident, what, detail))]
-        if kind is not None:
-            alert, numbered = make_alert(
-                kind,
-                alert_id=self._ids.ulid(),
-                key=numbered,
-                incident=after,
-                clusters=affected(left if failed else mine),
-                occurred_at=now,
-                detected_at=now,
+        if left:
+            return self._tell_failure(incident, key, left)
+        over = enforced or key.health.status is KeyStatus.HEALTHY or key.open_incident_id != incident_id
+        return self._end(incident, key, clusters, over=over)
+
+    def _take_up(self, incident: Incident) -> Settlement:
+        """The project enforces again while the key is still broken: back to where a lockout begins."""
+        if incident.status is IncidentStatus.UNLOCKING:
+            after = replace(incident, status=IncidentStatus.CONFIRMING)
+            entry = self._telling.entry(
+                incident.incident_id, "incident.taken_up_again", "the project enforces and the key is still broken"
             )
-            writes.append(Put(OutboxRow(row_id=alert.alert_id, project_id=project_id, created_at=now, alert=alert)))
+            self._store.commit([Put(after), entry])
+            return Settlement(status=after.status, failed=())
+        return Settlement(status=incident.status, failed=())
+
+    def _tell_failure(self, incident: Incident, key: Key, left: list[Cluster]) -> Settlement:
+        failed = tuple(each.cluster_id for each in left)
+        now, told = self._clock.now(), incident.unlock_failure_told_at
+        detail = f"still locked: {', '.join(failed)}"
+        writes: list[Write] = [self._telling.entry(incident.incident_id, "incident.unlock_failed", detail)]
+        if told is None or now - told >= TELL_AGAIN_AFTER:
+            after = replace(incident, unlock_failure_told_at=now)
+            row, numbered = self._telling.alert(AlertType.CLUSTER_UNLOCK_FAILED, key, after, left)
+            writes += [Put(after), row, Put(numbered)]
+        self._store.commit(writes)
+        return Settlement(status=incident.status, failed=failed)
+
+    def _end(self, incident: Incident, key: Key, clusters: list[Cluster], *, over: bool) -> Settlement:
+        """Nothing is locked for the incident any more: it is RESOLVED, or goes on OBSERVED."""
+        now = self._clock.now()
+        before = {each.cluster_id: each.status for each in incident.clusters}
+        mine = [each for each in clusters if each.cluster_id in before]
+        unlocked = [
+            each for each in mine if each.status is ClusterStatus.ACTIVE and before[each.cluster_id] not in _FREE
+        ]
+        after = replace(
+            incident,
+            status=IncidentStatus.RESOLVED if over else IncidentStatus.OBSERVED,
+            resolved_at=now if over else None,
+            held_for=None,
+            clusters=affected(mine),
+        )
+        numbered, writes = key, [Put(after)]
+        if unlocked:
+            row, numbered = self._telling.alert(AlertType.CLUSTER_UNLOCKED, numbered, after, unlocked)
+            writes.append(row)
+        if over and key.open_incident_id == incident.incident_id:
+            numbered = replace(numbered, open_incident_id=None)
         if numbered != key:
             writes.append(Put(numbered))
-        self._store.commit(writes)
-        return Settlement(status=after.status, failed=failed)
-
-    def _observing(self, project_id: str) -> bool:
-        project = self._store.project(project_id)
-        return project is not None and project.enforcement is Enforcement.OBSERVE
-
-    def _entry(self, incident: Incident, what: str, detail: str) -> TimelineEntry:
-        return TimelineEntry(
-            incident_id=incident.incident_id,
-            entry_id=self._ids.ulid(),
-            at=self._clock.now(),
-            what=what,
-            detail=detail,
-        )
+        what = "incident.resolved" if over else "incident.observed"
+        why = "" if over else ", because the project only observes"
+        entry = self._telling.entry(incident.incident_id, what, f"{len(unlocked)} clusters are in use again{why}")
+        self._store.commit([*writes, entry])
+        return Settlement(status=after.status, failed=())
