@@ -222,6 +222,7 @@ def full_incident() -> Incident:
         lockouts=1,
         recoveries=1,
         execution_asked_at=NOW,
+        clusters_told=True,
         lock_failure_told_at=NOW,
         unlock_failure_told_at=LATER,
     )

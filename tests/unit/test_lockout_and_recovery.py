@@ -454,3 +454,17 @@ def test_a_step_of_an_execution_that_died_locks_nothing_after_the_incident_moved
     world.store.put(cluster(cluster_id="vectors"))
     assert world.ask(LockAction.LOCK, token="straggler") == "incident_over"
     assert world.cluster().status is ClusterStatus.ACTIVE
+
+
+def test_what_an_incident_told_of_its_clusters_is_resolved_although_a_later_one_took_them_over(world: World) -> None:
+    world.lock_all()
+    world.store.put(
+        key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id="01JLATER"),
+        incident(incident_id="01JLATER", confirmed_at=NOW, status=IncidentStatus.LOCKING),
+    )
+    world.request(LockAction.LOCK, "acme-prod", "vectors", "01JLATER", "later")
+    world.request(LockAction.LOCK, "acme-prod", "analytics", "01JLATER", "later-a")
+    world.settle_recovery(*IDS)
+    resolved = world.store.alerts()[-1]
+    assert (resolved.type, resolved.incident_id) == (AlertType.CLUSTER_UNLOCKED, INCIDENT)
+    assert resolved.clusters == ()

@@ -54,7 +54,8 @@ class Incident:
 
     `executions` are the names of the newest workflow executions, `<incident_id>-<lock|unlock>-<n>`, in the
     order in which they were asked for; `lockouts` and `recoveries` count all of them, and
-    `execution_asked_at` is when the last was asked for.
+    `execution_asked_at` is when the last was asked for. `clusters_told` says that an alert about its
+    clusters is firing, which its end must resolve.
     """
 
     incident_id: str
@@ -73,6 +74,7 @@ class Incident:
     lockouts: int = 0
     recoveries: int = 0
     execution_asked_at: datetime | None = None
+    clusters_told: bool = False
     lock_failure_told_at: datetime | None = None
     unlock_failure_told_at: datetime | None = None
     version: int = 0

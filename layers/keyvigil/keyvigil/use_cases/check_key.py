@@ -122,7 +122,8 @@ class CheckKey:
                 pass
             case Change.RECOVERED:
                 incident = replace(incident, recovered_at=now)
-                if incident.status is not IncidentStatus.LOCKING and not held_by(incident, clusters):
+                nothing_left = not incident.clusters_told and not held_by(incident, clusters)
+                if incident.status is not IncidentStatus.LOCKING and nothing_left:
                     incident = replace(incident, status=IncidentStatus.RESOLVED, resolved_at=now)
                     key = replace(key, open_incident_id=None)
                 alert_type = AlertType.KEY_RECOVERED

@@ -119,11 +119,12 @@ class SettleLockout:
         writes: list[Write] = []
         numbered = key
         if newly:
+            after = replace(after, clusters_told=True)
             row, numbered = self._telling.alert(AlertType.CLUSTER_LOCKED, numbered, after, newly)
             writes.append(row)
         told = incident.lock_failure_told_at
         if failed and (told is None or now - told >= TELL_AGAIN_AFTER):
-            after = replace(after, lock_failure_told_at=now)
+            after = replace(after, lock_failure_told_at=now, clusters_told=True)
             row, numbered = self._telling.alert(AlertType.CLUSTER_LOCK_FAILED, numbered, after, failed)
             writes.append(row)
         if numbered is not key:

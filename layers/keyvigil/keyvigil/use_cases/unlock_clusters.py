@@ -108,7 +108,7 @@ class SettleRecovery:
         detail = f"still locked: {', '.join(failed)}"
         writes: list[Write] = [self._telling.entry(incident.incident_id, "incident.unlock_failed", detail)]
         if told is None or now - told >= TELL_AGAIN_AFTER:
-            after = replace(incident, unlock_failure_told_at=now)
+            after = replace(incident, unlock_failure_told_at=now, clusters_told=True)
             row, numbered = self._telling.alert(AlertType.CLUSTER_UNLOCK_FAILED, key, after, left)
             writes += [Put(after), row, Put(numbered)]
         self._store.commit(writes)
@@ -128,9 +128,11 @@ class SettleRecovery:
             resolved_at=now if over else None,
             held_for=None,
             clusters=affected(mine),
+            clusters_told=False,
         )
         numbered, writes = key, [Put(after)]
-        if unlocked:
+        if incident.clusters_told:
+            # Also if a later incident took the clusters over: what this one told as firing is over.
             row, numbered = self._telling.alert(AlertType.CLUSTER_UNLOCKED, numbered, after, unlocked)
             writes.append(row)
         if over and key.open_incident_id == incident.incident_id:
