@@ -356,3 +356,19 @@ def test_a_service_that_refuses_one_row_is_asked_for_the_others(world: World) ->
     world.notifier.broken = {"topic"}
     world.relay([f"a{number}" for number in range(4)])
     assert tries.count("topic") == 4
+
+
+def test_a_row_that_cannot_be_read_does_not_hold_up_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.store.put(alert_row("poison"), alert_row("fine"))
+    read = world.store.outbox_row
+
+    def refuse_poison(row_id: str) -> OutboxRow | None:
+        if row_id == "poison":
+            message = "not an outbox row"
+            raise ValueError(message)
+        return read(row_id)
+
+    monkeypatch.setattr(world.store, "outbox_row", refuse_poison)
+    result = world.relay(["poison", "fine"])
+    assert result.sent == 1
+    assert [(row_id, target) for row_id, target, _ in result.failures] == [("poison", None)]

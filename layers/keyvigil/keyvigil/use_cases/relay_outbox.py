@@ -11,10 +11,13 @@ from keyvigil.ports import Clock, Notifier, Put, Store, Workflow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayResult:
-    """What became of the rows: how many are sent now, and which targets of which rows did not take theirs."""
+    """What became of the rows: how many are sent now, and which targets of which rows did not take theirs.
+
+    A failure without a target is a row that could not even be read.
+    """
 
     sent: int
-    failures: tuple[tuple[str, Target, str], ...]
+    failures: tuple[tuple[str, Target | None, str], ...]
 
 
 class RelayOutbox:
@@ -33,9 +36,9 @@ class RelayOutbox:
         What locks and unlocks goes before what tells of it, and a service that does not answer is not asked
         again for the rest of the batch: its time-outs would use up the time of everything behind it.
         """
-        rows = [row for row in map(self._store.outbox_row, dict.fromkeys(row_ids)) if row is not None]
         sent = 0
-        failures: list[tuple[str, Target, str]] = []
+        failures: list[tuple[str, Target | None, str]] = []
+        rows = self._read(row_ids, failures)
         unreachable: set[Target] = set()
         for row in sorted(rows, key=lambda each: each.alert is not None):
             delivered: list[Target] = []
@@ -52,6 +55,19 @@ class RelayOutbox:
                         unreachable.add(target)
             sent += self._mark(row, delivered)
         return RelayResult(sent=sent, failures=tuple(failures))
+
+    def _read(self, row_ids: Sequence[str], failures: list[tuple[str, Target | None, str]]) -> list[OutboxRow]:
+        """The rows that are there. One that cannot be read does not hold up the others of its batch."""
+        rows = []
+        for row_id in dict.fromkeys(row_ids):
+            try:
+                row = self._store.outbox_row(row_id)
+            except Exception as error:  # noqa: BLE001  whatever it is, the other rows must go out
+                failures.append((row_id, None, f"{type(error).__name__}: {error}"))
+                continue
+            if row is not None:
+                rows.append(row)
+        return rows
 
     def _mark(self, row: OutboxRow, delivered: Sequence[Target]) -> bool:
         if not delivered:
