@@ -297,6 +297,7 @@ class Simulation(Prober, OutboxRelay):
         self._fences: dict[str, int] = defaultdict(int)
         self._request_of_fence: dict[tuple[str, int], str | None] = {}
         self._confirmed: set[str] = set()
+        self._incidents: dict[str, IncidentStatus] = {}
         self._respond_by_seen: dict[str, float] = {}
         self._tokens = itertools.count()
 
@@ -344,6 +345,8 @@ class Simulation(Prober, OutboxRelay):
         """Play: a storm, then calm. Return what was promised and not kept, in words."""
         self.agenda.every(60, self._sweep)
         self.agenda.after(30, self._change_the_world)
+        if self.weather.flips:
+            self.agenda.after(60, self._flip)
         self.agenda.after(STORM_SECONDS, self._become_calm)
         self.agenda.run(until=STORM_SECONDS + CALM_SECONDS)
         self._look_back()
@@ -393,8 +396,6 @@ class Simulation(Prober, OutboxRelay):
             return
         outages = (Cause.KEY_DISABLED, Cause.KEY_DISABLED, Cause.ACCESS_DENIED, Cause.THROTTLED)
         self.cause = self.chance.choice((None, None, *outages))
-        if self.weather.flips and self._happens(0.3):
-            self._enforce(self.chance.choice(list(Enforcement)))
         if self.weather.workflow_outages:
             self.executions.unreachable = self._happens(0.2)
         if self._happens(0.3):
@@ -405,6 +406,12 @@ class Simulation(Prober, OutboxRelay):
                 except NotFoundError:
                     self._register(cluster_id)
         self.agenda.after(self.chance.choice((10, 30, 60, 120, 300, 600)), self._change_the_world)
+
+    def _flip(self) -> None:
+        """An operator who cannot make up their mind, at times within seconds."""
+        if not self.calm:
+            self._enforce(self.chance.choice((Enforcement.ENFORCE, Enforcement.ENFORCE, Enforcement.OBSERVE)))
+            self.agenda.after(self.chance.choice((0.5, 1.0, 5.0, 60.0, 300.0)), self._flip)
 
     def _enforce(self, enforcement: Enforcement) -> None:
         self.projects.update(PROJECT, {"enforcement": enforcement})
@@ -628,7 +635,9 @@ class Simulation(Prober, OutboxRelay):
             self._confirmed.add(incident.incident_id)
             if key.health.failing_streak < PROBES:
                 self.breaks(Promise.ONLY_CONFIRMED_LOCKS, f"confirmed by {key.health.failing_streak} failing probes")
-        if incident.status not in {IncidentStatus.LOCKED, IncidentStatus.PARTLY_LOCKED}:
+        before = self._incidents.get(incident.incident_id)
+        self._incidents[incident.incident_id] = incident.status
+        if before is not IncidentStatus.LOCKING or incident.status is IncidentStatus.LOCKING:
             return
         outage = key.health.status is KeyStatus.UNHEALTHY and key.open_incident_id == incident.incident_id
         if outage and project.enforcement is Enforcement.ENFORCE:
