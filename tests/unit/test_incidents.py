@@ -152,6 +152,7 @@ ENFORCING, OBSERVING = project(), project(enforcement=Enforcement.OBSERVE)
         (incident(status=IncidentStatus.LOCKED), key(), ENFORCING, [LOCKED], Mending.START_RECOVERY),
         (incident(status=IncidentStatus.UNLOCKING), key(), ENFORCING, [LOCKED], Mending.START_RECOVERY),
         (incident(status=IncidentStatus.LOCKED), broken(), ENFORCING, [LOCKED], Mending.NONE),
+        (incident(status=IncidentStatus.LOCKED), broken(), ENFORCING, [LOCKED, cluster()], Mending.START_LOCKOUT),
         (incident(status=IncidentStatus.LOCKED), broken(), OBSERVING, [LOCKED], Mending.START_RECOVERY),
         (incident(status=IncidentStatus.UNLOCKING), key(), ENFORCING, [cluster()], Mending.SETTLE_RECOVERY),
         (incident(status=IncidentStatus.CONFIRMING), broken(), ENFORCING, [cluster()], Mending.START_LOCKOUT),

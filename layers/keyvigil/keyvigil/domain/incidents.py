@@ -318,7 +318,7 @@ def _mending(
         return MendingDecision(mending=Mending.SETTLE_RECOVERY, reason="no cluster is locked for it any more")
     if incident.status is IncidentStatus.PARTLY_LOCKED and all(each.status is ClusterStatus.LOCKED for each in held):
         return MendingDecision(mending=Mending.SETTLE_LOCKOUT, reason="its last lock was answered after all")
-    return _mending_of_lockout(incident, key, project, probes=probes, now=now)
+    return _mending_of_lockout(incident, key, project, clusters, probes=probes, now=now)
 
 
 _MAY_LOCK = frozenset(
@@ -332,11 +332,18 @@ _MAY_LOCK = frozenset(
 
 
 def _mending_of_lockout(
-    incident: Incident, key: Key, project: Project, *, probes: int, now: datetime
+    incident: Incident, key: Key, project: Project, clusters: list[Cluster], *, probes: int, now: datetime
 ) -> MendingDecision:
-    """Whether an outage's lockout is to be taken up (again), or its waiting is to be said."""
+    """Whether an outage's lockout is to be taken up (again), or its waiting is to be said.
+
+    A key that seemed to recover while its clusters were being locked leaves some of them in use, and the incident
+    LOCKED without them; if the key broke again after all, they are locked too.
+    """
     wanted = decide_lockout(incident, key, project, probes=probes, now=now)
-    if incident.status in _MAY_LOCK and wanted.verb is LockoutVerb.LOCK:
+    left_out = incident.status is IncidentStatus.LOCKED and any(
+        each.status is ClusterStatus.ACTIVE for each in clusters
+    )
+    if (incident.status in _MAY_LOCK or left_out) and wanted.verb is LockoutVerb.LOCK:
         return MendingDecision(mending=Mending.START_LOCKOUT, reason="its clusters should be locked and are not")
     if incident.status is IncidentStatus.UNLOCKING and wanted.verb in {LockoutVerb.LOCK, LockoutVerb.HOLD}:
         return MendingDecision(mending=Mending.SETTLE_RECOVERY, reason="the project enforces again")
