@@ -1,9 +1,12 @@
 """House rules of the template: each returns what breaks it in the rendered template, one line each."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from tests.infra.source_template import Resources, Template
+
+_STACK_KEY = {"Ref": "KmsKeyArn"}
 
 
 def _of_type(template: Template, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,6 +85,70 @@ def _is_key_of_account(resource: dict[str, Any], statement: dict[str, Any]) -> b
     https://docs.aws.amazon.com/kms/latest/developerguide/key-policy-default.html
     """
     return resource["Type"] == "AWS::KMS::Key" and ":root" in str(statement.get("Principal"))
+
+
+_KEYS = {
+    "AWS::DynamoDB::Table": ("SSESpecification", {"SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": _STACK_KEY}),
+    "AWS::SQS::Queue": ("KmsMasterKeyId", _STACK_KEY),
+    "AWS::Logs::LogGroup": ("KmsKeyId", _STACK_KEY),
+}
+# What the watcher needs to be heard when the stack's own key is the one that broke (invariant 9).
+_NEVER_UNDER_A_KEY = ("AWS::SNS::Topic", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
+
+
+def key_problems(template: Template) -> list[str]:
+    """With a key given, it encrypts the table, the queues and the log groups, and the API's topics.
+
+    The operator's topic and the alarms never depend on it, nor on any other key.
+    """
+    problems = []
+    for logical_id, resource in template["Resources"].items():
+        properties = resource.get("Properties", {})
+        if resource["Type"] in _KEYS:
+            name, value = _KEYS[resource["Type"]]
+            if properties.get(name) != value:
+                problems.append(f"{logical_id}: {name} is {properties.get(name)}")
+        if resource["Type"] == "AWS::SQS::Queue" and "SqsManagedSseEnabled" in properties:
+            problems.append(f"{logical_id}: cannot be encrypted by SQS and by the key at once")
+        if resource["Type"] in _NEVER_UNDER_A_KEY and "kms" in json.dumps(properties).lower():
+            problems.append(f"{logical_id}: depends on a key")
+    for function in ("RegistryApiFunction", "PlanSweepFunction"):
+        variables = template["Resources"][function]["Properties"]["Environment"]["Variables"]
+        if variables.get("KEYVIGIL_KMS_KEY_ARN") != _STACK_KEY:
+            problems.append(f"{function}: is not told the key of the projects' topics")
+    return problems
+
+
+def keyless_problems(template: Template) -> list[str]:
+    """Without a key nothing names one, and what can be encrypted without one is."""
+    problems = []
+    for logical_id, resource in template["Resources"].items():
+        properties = dict(resource.get("Properties", {}))
+        if resource["Type"] == "AWS::Lambda::Function":
+            # It is told that there is no key, so that topics lose the one that they had.
+            variables = dict(properties["Environment"]["Variables"])
+            variables.pop("KEYVIGIL_KMS_KEY_ARN", None)
+            properties["Environment"] = variables
+        text = json.dumps(properties)
+        if "KmsKeyArn" in text or "kms:" in text or "KMSMasterKeyId" in text or "KmsMasterKeyId" in text:
+            problems.append(f"{logical_id}: names a key")
+        if resource["Type"] == "AWS::SQS::Queue" and properties.get("SqsManagedSseEnabled") is not True:
+            problems.append(f"{logical_id}: is not encrypted")
+    return problems
+
+
+def key_grant_problems(template: Template) -> list[str]:
+    """Use of the stack's key is granted for that key alone, and only through the service that holds the data."""
+    problems = []
+    for logical_id, resource in template["Resources"].items():
+        for statement in _statements(resource.get("Properties", {})):
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            if not any(action.startswith("kms:") for action in actions):
+                continue
+            via = statement.get("Condition", {}).get("StringEquals", {}).get("kms:ViaService")
+            if statement.get("Resource") != _STACK_KEY or not via:
+                problems.append(f"{logical_id}: {actions} on {statement.get('Resource')} via {via}")
+    return problems
 
 
 def route_problems(template: Template) -> list[str]:

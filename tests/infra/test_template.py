@@ -19,6 +19,87 @@ def test_the_rendered_template_is_the_agreed_one(rendered_template: Template, sn
     assert rendered_template == snapshot(extension_class=JSONSnapshotExtension)
 
 
+def test_the_stack_without_anything_optional_is_the_agreed_one(
+    plain_template: Template, snapshot: SnapshotAssertion
+) -> None:
+    assert plain_template["Resources"] == snapshot(extension_class=JSONSnapshotExtension)
+
+
+def test_the_stack_with_everything_optional_is_the_agreed_one(
+    full_template: Template, snapshot: SnapshotAssertion
+) -> None:
+    assert full_template["Resources"] == snapshot(extension_class=JSONSnapshotExtension)
+
+
+def test_a_given_key_encrypts_all_that_it_should_and_never_what_alarms(full_template: Template) -> None:
+    assert template_rules.key_problems(full_template) == []
+
+
+def test_without_a_key_nothing_names_one(plain_template: Template) -> None:
+    assert template_rules.keyless_problems(plain_template) == []
+
+
+def test_the_key_is_used_only_through_the_services_that_hold_the_data(full_template: Template) -> None:
+    assert template_rules.key_grant_problems(full_template) == []
+
+
+@pytest.mark.parametrize(
+    ("logical_id", "change"),
+    [
+        pytest.param("Table", lambda table: table.pop("SSESpecification"), id="table"),
+        pytest.param("CheckQueue", lambda queue: queue.pop("KmsMasterKeyId"), id="queue"),
+        pytest.param("CheckQueue", lambda queue: queue.update(SqsManagedSseEnabled=True), id="queue-twice"),
+        pytest.param("SweepDeadLetters", lambda queue: queue.pop("KmsMasterKeyId"), id="dead-letters"),
+        pytest.param("ApiLogs", lambda group: group.pop("KmsKeyId"), id="log-group"),
+        pytest.param(
+            "OperatorTopic", lambda topic: topic.update(KmsMasterKeyId={"Ref": "KmsKeyArn"}), id="operator-topic"
+        ),
+        pytest.param(
+            "OperatorTopic", lambda topic: topic.update(KmsMasterKeyId="alias/aws/sns"), id="operator-topic-under-sns"
+        ),
+        pytest.param(
+            "RegistryApiFunction",
+            lambda function: function["Environment"]["Variables"].pop("KEYVIGIL_KMS_KEY_ARN"),
+            id="topics",
+        ),
+    ],
+)
+def test_something_that_the_key_forgot_or_should_not_touch_is_found(
+    full_template: Template, logical_id: str, change: Callable[[Properties], object]
+) -> None:
+    template = copy.deepcopy(full_template)
+    change(template["Resources"][logical_id]["Properties"])
+    assert [problem.partition(":")[0] for problem in template_rules.key_problems(template)] == [logical_id]
+
+
+@pytest.mark.parametrize(
+    ("logical_id", "change"),
+    [
+        pytest.param("Table", lambda table: table.update(SSESpecification={"KMSMasterKeyId": "k"}), id="table"),
+        pytest.param("CheckQueue", lambda queue: queue.pop("SqsManagedSseEnabled"), id="open-queue"),
+        pytest.param(
+            "MonitorRole",
+            lambda role: role["Policies"].append({"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "*"}),
+            id="grant",
+        ),
+    ],
+)
+def test_a_key_that_nobody_gave_is_found(
+    plain_template: Template, logical_id: str, change: Callable[[Properties], object]
+) -> None:
+    template = copy.deepcopy(plain_template)
+    change(template["Resources"][logical_id]["Properties"])
+    assert [problem.partition(":")[0] for problem in template_rules.keyless_problems(template)] == [logical_id]
+
+
+@pytest.mark.parametrize("wrong", [{"Resource": "*"}, {"Condition": {}}], ids=["every key", "by whatever service"])
+def test_a_grant_of_more_than_the_stacks_key_is_found(full_template: Template, wrong: Properties) -> None:
+    template = copy.deepcopy(full_template)
+    statements = template["Resources"]["MonitorRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    next(each for each in statements if "kms:Decrypt" in each["Action"]).update(wrong)
+    assert len(template_rules.key_grant_problems(template)) == 1
+
+
 def test_globals_choose_the_runtime_and_the_architecture(source_template: SourceTemplate) -> None:
     chosen = source_template.content["Globals"]["Function"]
     assert (chosen["Runtime"], chosen["Architectures"]) == ("python3.13", ["arm64"])
