@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.infra.source_template import SourceTemplate, Template
+from tests.infra.source_template import EVERYTHING, SourceTemplate, Template
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +27,4 @@ def plain_template(source_template: SourceTemplate, rendered_template: Template)
 @pytest.fixture(scope="session")
 def full_template(source_template: SourceTemplate, rendered_template: Template) -> Template:
     """What CloudFormation makes of the template when everything optional is asked for."""
-    return source_template.resolve(
-        rendered_template,
-        KmsKeyArn="arn:aws:kms:us-west-2:111111111111:key/8d2e5b1c-0000-0000-0000-000000000000",
-        OperatorEmail="operator@example.com",
-        Tracing="Active",
-    )
+    return source_template.resolve(rendered_template, **EVERYTHING)

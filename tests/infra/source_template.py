@@ -12,6 +12,13 @@ from samtranslator.yaml_helper import yaml_parse
 
 ROOT = Path(__file__).resolve().parents[2]
 
+EVERYTHING = {
+    "KmsKeyArn": "arn:aws:kms:us-west-2:111111111111:key/8d2e5b1c-0000-0000-0000-000000000000",
+    "OperatorEmail": "operator@example.com",
+    "Tracing": "Active",
+}
+"""The parameters that ask for everything optional."""
+
 type Template = dict[str, Any]
 type Resources = dict[str, dict[str, Any]]
 

@@ -183,6 +183,30 @@ def test_every_wildcard_resource_has_a_written_reason() -> None:
     assert template_rules.wildcard_resource_problems(SOURCE.read_text()) == []
 
 
+def unexplained_exceptions(configuration: str) -> list[str]:
+    """What checkov is told to skip without a comment right above it."""
+    lines = configuration.splitlines()
+    return [
+        line.strip("- ")
+        for number, line in enumerate(lines)
+        if line.lstrip().startswith("- CKV") and not lines[number - 1].lstrip().startswith("#")
+    ]
+
+
+def test_what_checkov_does_not_look_at_has_its_reason(source_template: SourceTemplate) -> None:
+    configuration = (ROOT / ".checkov.yaml").read_text()
+    assert "- CKV" in configuration
+    assert unexplained_exceptions(configuration) == []
+    assert unexplained_exceptions("skip-check:\n  - CKV_AWS_1\n  # why\n  - CKV_AWS_2") == ["CKV_AWS_1"]
+    skipped = {
+        (logical_id, skip["id"]): skip["comment"]
+        for logical_id, resource in source_template.resources.items()
+        for skip in resource.get("Metadata", {}).get("checkov", {}).get("skip", [])
+    }
+    assert set(skipped) == {("OperatorTopic", "CKV_AWS_26")}
+    assert all(len(reason.split()) > 3 for reason in skipped.values())
+
+
 # Each rule is shown to fail on the real template with one thing changed.
 
 
