@@ -111,7 +111,7 @@ check-imports:
 	@.venv/bin/lint-imports --no-logo
 check-template:
 	@echo '== template: cfn-lint with the serverless rules'
-	@.venv/bin/cfn-lint
+	@.venv/bin/cfn-lint --append-rules cfn_lint_serverless.rules
 check-infra:
 	@echo '== infra: rendered template and state machines'
 	@.venv/bin/pytest --quiet tests/infra

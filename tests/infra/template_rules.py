@@ -167,10 +167,13 @@ def route_problems(template: Template) -> list[str]:
 
 
 def _dead_letter_targets(value: Any) -> Iterator[str | None]:
-    """Yield what dead letters are sent to: by queues, schedules, rules, event sources and asynchronous calls."""
+    """Yield what dead letters are sent to: by queues, schedules, rules, event sources and asynchronous calls.
+
+    And by subscriptions, which the API makes and is told the queue for.
+    """
     if isinstance(value, dict):
         for key, item in value.items():
-            if key in {"deadLetterTargetArn", "Destination"}:
+            if key in {"deadLetterTargetArn", "Destination", "KEYVIGIL_ALERT_DEAD_LETTERS_ARN"}:
                 yield _target(item)
             elif key == "DeadLetterConfig":
                 yield _target(item.get("Arn"))

@@ -431,6 +431,29 @@ def test_types_are_taken_to_the_letter_unless_they_end_in_a_star() -> None:
     assert policy["type"] == [{"prefix": "key."}, "key.unhealthy", {"prefix": "cluster."}]
 
 
+def test_what_an_endpoint_does_not_take_goes_to_the_dead_letters(aws: Stubs, clients: dict[str, Any]) -> None:
+    dead_letters = "arn:aws:sqs:us-west-2:111111111111:keyvigil-AlertDeadLetters"
+    topics = SnsTopics("keyvigil-project-", {}, dead_letters_arn=dead_letters)
+    topics.__dict__.update(_sns=clients["sns"])
+    wanted = subscription()
+    attributes = {
+        "RawMessageDelivery": "true",
+        "FilterPolicy": json.dumps(filter_policy(wanted)),
+        "RedrivePolicy": json.dumps({"deadLetterTargetArn": dead_letters}),
+    }
+    expected = {
+        "TopicArn": TOPIC_ARN,
+        "Protocol": "sqs",
+        "Endpoint": QUEUE_ARN,
+        "Attributes": attributes,
+        "ReturnSubscriptionArn": True,
+    }
+    aws.sns.add_response("subscribe", {"SubscriptionArn": SUBSCRIPTION_ARN}, expected)
+    aws.sns.add_response("get_subscription_attributes", {"Attributes": {}}, {"SubscriptionArn": SUBSCRIPTION_ARN})
+
+    topics.subscribe(TOPIC_ARN, wanted)
+
+
 def test_an_endpoint_that_sns_does_not_take_is_refused_and_not_a_fault(aws: Stubs, topics: SnsTopics) -> None:
     aws.sns.add_client_error("subscribe", "InvalidParameter", http_status_code=400)
 

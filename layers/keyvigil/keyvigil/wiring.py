@@ -185,8 +185,12 @@ def _topics() -> "Topics":
     from keyvigil.adapters.messaging import SnsTopics
 
     stack = settings().text("STACK_NAME")
-    key = settings().optional("KMS_KEY_ARN")
-    return SnsTopics(settings().text("TOPIC_PREFIX"), {"keyvigil:stack": stack}, key)
+    return SnsTopics(
+        settings().text("TOPIC_PREFIX"),
+        {"keyvigil:stack": stack},
+        settings().optional("KMS_KEY_ARN"),
+        settings().text("ALERT_DEAD_LETTERS_ARN"),
+    )
 
 
 @cache

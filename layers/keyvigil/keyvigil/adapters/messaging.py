@@ -124,11 +124,21 @@ def filter_policy(subscription: Subscription) -> dict[str, list[Any]]:
 class SnsTopics(Topics):
     """One topic for each project, its name within the prefix that IAM allows."""
 
-    def __init__(self, name_prefix: str, tags: dict[str, str], kms_key_arn: str | None = None) -> None:
-        """Keep what every topic gets; nothing is called yet. Without a key SNS encrypts nothing at rest."""
+    def __init__(
+        self,
+        name_prefix: str,
+        tags: dict[str, str],
+        kms_key_arn: str | None = None,
+        dead_letters_arn: str | None = None,
+    ) -> None:
+        """Keep what every topic and subscription gets; nothing is called yet.
+
+        Without a key SNS encrypts nothing at rest; without a queue for dead letters it drops what nobody takes.
+        """
         self._prefix = name_prefix
         self._tags = tags
         self._key = kms_key_arn or ""
+        self._dead_letters = dead_letters_arn
 
     @cached_property
     def _sns(self) -> "SNSClient":
@@ -176,15 +186,15 @@ class SnsTopics(Topics):
 
     @override
     def subscribe(self, topic_arn: str, subscription: Subscription) -> tuple[str, str]:
+        attributes = {"RawMessageDelivery": "true", "FilterPolicy": json.dumps(filter_policy(subscription))}
+        if self._dead_letters:
+            attributes["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": self._dead_letters})
         try:
             answer = self._sns.subscribe(
                 TopicArn=topic_arn,
                 Protocol=subscription.protocol,
                 Endpoint=subscription.endpoint,
-                Attributes={
-                    "RawMessageDelivery": "true",
-                    "FilterPolicy": json.dumps(filter_policy(subscription)),
-                },
+                Attributes=attributes,
                 ReturnSubscriptionArn=True,
             )
         except ClientError as error:
