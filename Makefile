@@ -1,6 +1,6 @@
 # KeyVigil's workshop. CI calls the same targets as a person does: .ci/run.
 # Everything is installed inside the checkout: .venv (the project, its tests and gates) and .tools (uv, SAM and the
-# local cloud, each apart because their dependencies contradict one another).
+# local cloud and checkov, each apart because their dependencies contradict one another).
 
 UV := .tools/uv/bin/uv
 CONFIG_ENV ?= default
@@ -33,7 +33,7 @@ CANDIDATES = $(PYTHON) python3.13 \
 IS_PYTHON_3_13 = import ensurepip, ssl, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))
 
 .PHONY: install
-install: .venv/.installed .tools/cloud/.installed .tools/sam/.installed ## everything that is needed, into the checkout
+install: .venv/.installed .tools/cloud/.installed .tools/sam/.installed .tools/checkov/.installed ## everything that is needed, into the checkout
 
 .tools/uv/.installed: requirements/uv.txt
 	@for candidate in $(CANDIDATES); do \
@@ -71,24 +71,32 @@ endef
 	$(call install,.tools/sam,sam,the SAM command line)
 	@touch $@
 
+.tools/checkov/.installed: requirements/checkov.txt .tools/uv/.installed
+	$(call install,.tools/checkov,checkov,the security gate)
+	@touch $@
+
+# What a demonstration and the tests need, which is less than the gates do.
+RUNS := .venv/.installed .tools/cloud/.installed .tools/sam/.installed
+
 ##### Trying it
 
 .PHONY: demo
-demo: install ## the whole story on a local cloud: a key is disabled, a cluster locked, both come back
+demo: $(RUNS) ## the whole story on a local cloud: a key is disabled, a cluster locked, both come back
 	@.venv/bin/keyvigil demo
 
 .PHONY: test
-test: install ## every test: unit, integration, template, end to end
+test: $(RUNS) ## every test: unit, integration, template, end to end
 	@.venv/bin/pytest
 
 ##### Gates
 
 # All gates run, so that one look shows everything; the whole fails if one of them did.
 .PHONY: check
-check: .venv/.installed ## what must hold of the source: format, lint, types, imports, template, state machines
-	@$(MAKE) --no-print-directory --keep-going check-format check-lint check-types check-imports check-template check-infra
+check: .venv/.installed .tools/checkov/.installed ## what must hold of the source: format, lint, types, imports, template, state machines
+	@$(MAKE) --no-print-directory --keep-going check-format check-lint check-types check-imports check-template \
+	  check-infra check-security
 
-.PHONY: check-format check-lint check-types check-imports check-template check-infra
+.PHONY: check-format check-lint check-types check-imports check-template check-infra check-security
 check-format:
 	@echo '== format: ruff format'
 	@.venv/bin/ruff format --check
@@ -103,10 +111,17 @@ check-imports:
 	@.venv/bin/lint-imports --no-logo
 check-template:
 	@echo '== template: cfn-lint with the serverless rules'
-	@.venv/bin/cfn-lint
+	@.venv/bin/cfn-lint --append-rules cfn_lint_serverless.rules
 check-infra:
 	@echo '== infra: rendered template and state machines'
 	@.venv/bin/pytest --quiet tests/infra
+# checkov sees what is wrong with permissions only after the SAM transform, and no Fn::If: it gets what CloudFormation
+# would make of the template when everything optional is asked for.
+check-security:
+	@echo '== security: checkov on the rendered template'
+	@mkdir -p .checkov_cache
+	@.venv/bin/python -m tests.infra.render .checkov_cache/template.json
+	@.tools/checkov/bin/checkov --config-file .checkov.yaml
 
 .PHONY: format
 format: .venv/.installed ## put the source into its form
@@ -140,9 +155,10 @@ requirements: .tools/uv/.installed ## requirements/*.txt from *.in; UPGRADE=1 ta
 	$(UV_COMPILE) dev.in -o dev.txt
 	$(UV_COMPILE) cloud.in -o cloud.txt
 	$(UV_COMPILE) sam.in -o sam.txt
+	$(UV_COMPILE) checkov.in -o checkov.txt
 	$(UV_COMPILE) uv.in -o uv.txt
 
 .PHONY: clean
 clean: ## removes what was installed, built and cached
-	rm -rf .venv .tools .aws-sam .local-cloud .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .tools .aws-sam .checkov_cache .local-cloud .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
 	find cli functions layers tests -name __pycache__ -prune -exec rm -rf {} +

@@ -384,6 +384,9 @@ class FakeTopics(Topics):
 
     def __init__(self) -> None:
         self.topics: set[str] = set()
+        self.unencrypted: set[str] = set()
+        self.refuses: set[str] = set()
+        self.looked_at: list[str] = []
         self.subscriptions: dict[str, Subscription] = {}
 
     @override
@@ -391,6 +394,15 @@ class FakeTopics(Topics):
         arn = f"arn:aws:sns:us-west-2:111111111111:keyvigil-project-{project_id}"
         self.topics.add(arn)
         return arn
+
+    @override
+    def keep_encrypted(self, topic_arn: str) -> bool:
+        self.looked_at.append(topic_arn)
+        if topic_arn in self.refuses:
+            raise PermissionError(topic_arn)
+        changed = topic_arn in self.unencrypted
+        self.unencrypted.discard(topic_arn)
+        return changed
 
     @override
     def delete(self, topic_arn: str) -> None:

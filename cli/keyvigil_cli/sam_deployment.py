@@ -75,7 +75,8 @@ class SamDeployment:
             DeploymentFailedError: it failed.
         """
         self._report("uploading")
-        overrides = [f"{name}={_plain(name, value)}" for name, value in parameters.items()]
+        # SAM takes nothing at all for a mistake, and two quotation marks for an empty value.
+        overrides = [f"{name}={_plain(name, value) or '""'}" for name, value in parameters.items()]
         self._run(
             "deploy",
             *("--template-file", self._directory / "template.yaml"),

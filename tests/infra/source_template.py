@@ -12,6 +12,13 @@ from samtranslator.yaml_helper import yaml_parse
 
 ROOT = Path(__file__).resolve().parents[2]
 
+EVERYTHING = {
+    "KmsKeyArn": "arn:aws:kms:us-west-2:111111111111:key/8d2e5b1c-0000-0000-0000-000000000000",
+    "OperatorEmail": "operator@example.com",
+    "Tracing": "Active",
+}
+"""The parameters that ask for everything optional."""
+
 type Template = dict[str, Any]
 type Resources = dict[str, dict[str, Any]]
 
@@ -52,6 +59,22 @@ class SourceTemplate:
         message = f"no state machine of the template is defined by {definition.name}"
         raise LookupError(message)
 
+    def resolve(self, rendered: Template, **given: str) -> Template:
+        """Do what CloudFormation does with a rendered template's conditions, some parameters being given.
+
+        What a false condition leaves out is gone, and what only a true one puts in is there.
+        """
+        parameters = {name: str(each.get("Default", "")) for name, each in rendered["Parameters"].items()}
+        resolver = _Resolver(parameters | given, rendered.get("Conditions", {}))
+        kept = {
+            logical_id: {name: value for name, value in resource.items() if name != "Condition"}
+            for logical_id, resource in rendered["Resources"].items()
+            if "Condition" not in resource or resolver.holds(resource["Condition"])
+        }
+        template: Template = resolver.resolved({**rendered, "Resources": kept})
+        del template["Conditions"]
+        return template
+
     def render(self) -> Template:
         """Do what CloudFormation's SAM transform does, offline, with every parameter's default.
 
@@ -74,6 +97,50 @@ class SourceTemplate:
                 rendered = rendered.replace(logical_id, f"{_HASHED_ID.sub('', logical_id)}Hash")
         template: Template = json.loads(rendered)
         return template
+
+
+_NOTHING = {"Ref": "AWS::NoValue"}
+
+
+@dataclass(frozen=True)
+class _Resolver:
+    parameters: dict[str, str]
+    conditions: dict[str, Any]
+
+    def holds(self, condition: str) -> bool:
+        return self._test(self.conditions[condition])
+
+    def _test(self, test: dict[str, Any]) -> bool:
+        match test:
+            case {"Fn::Equals": [one, other]}:
+                return bool(self.resolved(one, parameters=True) == self.resolved(other, parameters=True))
+            case {"Fn::Not": [inner]}:
+                return not self._test(inner)
+            case {"Fn::And": list(parts)}:
+                return all(self._test(part) for part in parts)
+            case {"Fn::Or": list(parts)}:
+                return any(self._test(part) for part in parts)
+            case {"Condition": str(name)}:
+                return self.holds(name)
+            case _:
+                message = f"{test} is no test that this resolver knows"
+                raise NotImplementedError(message)
+
+    def resolved(self, value: Any, *, parameters: bool = False) -> Any:
+        """The value without Fn::If, and with its parameters filled in if they are wanted."""
+        match value:
+            case {"Fn::If": [str(condition), yes, no]}:
+                return self.resolved(yes if self.holds(condition) else no, parameters=parameters)
+            case {"Ref": str(name)} if parameters and name in self.parameters:
+                return self.parameters[name]
+            case dict():
+                items = {name: self.resolved(item, parameters=parameters) for name, item in value.items()}
+                return {name: item for name, item in items.items() if item != _NOTHING}
+            case list():
+                parts = [self.resolved(item, parameters=parameters) for item in value]
+                return [part for part in parts if part != _NOTHING]
+            case _:
+                return value
 
 
 class _NoManagedPolicies:

@@ -1,9 +1,15 @@
 """House rules of the template: each returns what breaks it in the rendered template, one line each."""
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
 from tests.infra.source_template import Resources, Template
+
+_STACK_KEY = {"Ref": "KmsKeyArn"}
 
 
 def _of_type(template: Template, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -84,6 +90,70 @@ def _is_key_of_account(resource: dict[str, Any], statement: dict[str, Any]) -> b
     return resource["Type"] == "AWS::KMS::Key" and ":root" in str(statement.get("Principal"))
 
 
+_KEYS = {
+    "AWS::DynamoDB::Table": ("SSESpecification", {"SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": _STACK_KEY}),
+    "AWS::SQS::Queue": ("KmsMasterKeyId", _STACK_KEY),
+    "AWS::Logs::LogGroup": ("KmsKeyId", _STACK_KEY),
+}
+# What the watcher needs to be heard when the stack's own key is the one that broke (invariant 9).
+_NEVER_UNDER_A_KEY = ("AWS::SNS::Topic", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
+
+
+def key_problems(template: Template) -> list[str]:
+    """With a key given, it encrypts the table, the queues and the log groups, and the API's topics.
+
+    The operator's topic and the alarms never depend on it, nor on any other key.
+    """
+    problems = []
+    for logical_id, resource in template["Resources"].items():
+        properties = resource.get("Properties", {})
+        if resource["Type"] in _KEYS:
+            name, value = _KEYS[resource["Type"]]
+            if properties.get(name) != value:
+                problems.append(f"{logical_id}: {name} is {properties.get(name)}")
+        if resource["Type"] == "AWS::SQS::Queue" and "SqsManagedSseEnabled" in properties:
+            problems.append(f"{logical_id}: cannot be encrypted by SQS and by the key at once")
+        if resource["Type"] in _NEVER_UNDER_A_KEY and "kms" in json.dumps(properties).lower():
+            problems.append(f"{logical_id}: depends on a key")
+    for function in ("RegistryApiFunction", "PlanSweepFunction"):
+        variables = template["Resources"][function]["Properties"]["Environment"]["Variables"]
+        if variables.get("KEYVIGIL_KMS_KEY_ARN") != _STACK_KEY:
+            problems.append(f"{function}: is not told the key of the projects' topics")
+    return problems
+
+
+def keyless_problems(template: Template) -> list[str]:
+    """Without a key nothing names one, and what can be encrypted without one is."""
+    problems = []
+    for logical_id, resource in template["Resources"].items():
+        properties = dict(resource.get("Properties", {}))
+        if resource["Type"] == "AWS::Lambda::Function":
+            # It is told that there is no key, so that topics lose the one that they had.
+            variables = dict(properties["Environment"]["Variables"])
+            variables.pop("KEYVIGIL_KMS_KEY_ARN", None)
+            properties["Environment"] = variables
+        text = json.dumps(properties)
+        if "KmsKeyArn" in text or "kms:" in text or "KMSMasterKeyId" in text or "KmsMasterKeyId" in text:
+            problems.append(f"{logical_id}: names a key")
+        if resource["Type"] == "AWS::SQS::Queue" and properties.get("SqsManagedSseEnabled") is not True:
+            problems.append(f"{logical_id}: is not encrypted")
+    return problems
+
+
+def key_grant_problems(template: Template) -> list[str]:
+    """Use of the stack's key is granted for that key alone, and only through the service that holds the data."""
+    problems = []
+    for logical_id, resource in template["Resources"].items():
+        for statement in _statements(resource.get("Properties", {})):
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            if not any(action.startswith("kms:") for action in actions):
+                continue
+            via = statement.get("Condition", {}).get("StringEquals", {}).get("kms:ViaService")
+            if statement.get("Resource") != _STACK_KEY or not via:
+                problems.append(f"{logical_id}: {actions} on {statement.get('Resource')} via {via}")
+    return problems
+
+
 def route_problems(template: Template) -> list[str]:
     """Every route of the API asks for a signature: IAM on the path is what keeps tenants apart."""
     routes = list(_of_type(template, "AWS::ApiGatewayV2::Route"))
@@ -97,10 +167,13 @@ def route_problems(template: Template) -> list[str]:
 
 
 def _dead_letter_targets(value: Any) -> Iterator[str | None]:
-    """Yield what dead letters are sent to: by queues, schedules, rules, event sources and asynchronous calls."""
+    """Yield what dead letters are sent to: by queues, schedules, rules, event sources and asynchronous calls.
+
+    And by subscriptions, which the API makes and is told the queue for.
+    """
     if isinstance(value, dict):
         for key, item in value.items():
-            if key in {"deadLetterTargetArn", "Destination"}:
+            if key in {"deadLetterTargetArn", "Destination", "KEYVIGIL_ALERT_DEAD_LETTERS_ARN"}:
                 yield _target(item)
             elif key == "DeadLetterConfig":
                 yield _target(item.get("Arn"))
@@ -109,6 +182,233 @@ def _dead_letter_targets(value: Any) -> Iterator[str | None]:
     elif isinstance(value, list):
         for item in value:
             yield from _dead_letter_targets(item)
+
+
+# What is called by somebody who does not wait for an answer. plan_sweep calls relay_outbox so, in its code.
+_CALLS_WITHOUT_WAITING = ("AWS::Scheduler::Schedule", "AWS::Events::Rule", "AWS::SNS::Subscription")
+_CALLED_BY_CODE = frozenset({"RelayOutboxFunction"})
+
+
+def _targets(value: Any) -> Iterator[str]:
+    if (target := _target(value)) is not None:
+        yield target
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _targets(item)
+
+
+def failure_destination_problems(template: Template) -> list[str]:
+    """What is called asynchronously, and what reads a stream, has a place for what fails for good.
+
+    Schedules and rules have one too, for what they could not hand over.
+    """
+    functions = dict(_of_type(template, "AWS::Lambda::Function"))
+    configured = {
+        _target(config["FunctionName"])
+        for _, config in _of_type(template, "AWS::Lambda::EventInvokeConfig")
+        if config.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
+    }
+    called = set(_CALLED_BY_CODE & functions.keys())
+    problems = []
+    for kind in _CALLS_WITHOUT_WAITING:
+        for logical_id, properties in _of_type(template, kind):
+            called |= functions.keys() & set(_targets(properties))
+            targets = properties.get("Targets", [properties.get("Target")])
+            if kind != "AWS::SNS::Subscription" and any("DeadLetterConfig" not in (each or {}) for each in targets):
+                problems.append(f"{logical_id}: has no dead-letter queue")
+    problems += [f"{function}: has no failure destination" for function in sorted(called - configured)]
+    for logical_id, mapping in _of_type(template, "AWS::Lambda::EventSourceMapping"):
+        reads_stream = "StartingPosition" in mapping
+        if reads_stream and not mapping.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination"):
+            problems.append(f"{logical_id}: has no failure destination")
+    return problems
+
+
+def _alarmed(template: Template) -> set[tuple[str, str, str | None]]:
+    """What alarms watch, of those that tell the operator: namespace, metric, and the resource they look at."""
+    return {
+        (alarm["Namespace"], alarm["MetricName"], _target(dimension["Value"]))
+        for _, alarm in _of_type(template, "AWS::CloudWatch::Alarm")
+        for dimension in alarm.get("Dimensions", [])
+        if "OperatorTopic" in {_target(action) for action in alarm.get("AlarmActions", [])}
+    }
+
+
+_ALARMS = {
+    "AWS::Lambda::Function": ("AWS/Lambda", ["Errors", "Throttles"]),
+    "AWS::StepFunctions::StateMachine": ("AWS/States", ["ExecutionsFailed", "ExecutionsTimedOut"]),
+}
+
+
+def alarm_problems(template: Template) -> list[str]:
+    """The operator hears of every function's errors and throttles, of failed workflows, and of each queue.
+
+    Of a queue of dead letters that there is one, of any other that its oldest message waits.
+    """
+    watched = _alarmed(template)
+    wanted = [
+        (namespace, metric, logical_id)
+        for kind, (namespace, metrics) in _ALARMS.items()
+        for logical_id, _ in _of_type(template, kind)
+        for metric in metrics
+    ]
+    for logical_id, queue in _of_type(template, "AWS::SQS::Queue"):
+        metric = "ApproximateAgeOfOldestMessage" if "RedrivePolicy" in queue else "ApproximateNumberOfMessagesVisible"
+        wanted.append(("AWS/SQS", metric, logical_id))
+    return [
+        f"{logical_id}: no alarm on {metric}"
+        for namespace, metric, logical_id in wanted
+        if (namespace, metric, logical_id) not in watched
+    ]
+
+
+_RUNBOOK = re.compile(r"docs/alerts\.md#([\w-]+)")
+
+
+def runbook_problems(template: Template, alerts: str) -> list[str]:
+    """Each alarm names the part of docs/alerts.md that says what to do, and that part exists."""
+    headings = re.findall(r"^## (.+)$", alerts, flags=re.MULTILINE)
+    # As GitHub makes anchors of headings: lower case, blanks to hyphens, without other punctuation.
+    anchors = {re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-")) for heading in headings}
+    problems = []
+    for logical_id, alarm in _of_type(template, "AWS::CloudWatch::Alarm"):
+        named = _RUNBOOK.findall(alarm.get("AlarmDescription", ""))
+        if not named or not set(named) <= anchors:
+            problems.append(f"{logical_id}: names {named or 'no part'} of docs/alerts.md")
+    return problems
+
+
+ROOM_FOR_PROBES = 20
+"""How many probes the API and the workflows must be able to have run beside those of the queue."""
+
+
+def concurrency_problems(template: Template) -> list[str]:
+    """The queue that feeds `check_keys` cannot take all its concurrency: the API's and the workflows' probes find room.
+
+    And the sweep, the API and the relay have some that nobody else can take.
+    """
+    functions = dict(_of_type(template, "AWS::Lambda::Function"))
+    reserved = {name: function.get("ReservedConcurrentExecutions") for name, function in functions.items()}
+    problems = [
+        f"{name}: has no concurrency of its own"
+        for name in ("PlanSweepFunction", "CheckKeysFunction", "RegistryApiFunction", "RelayOutboxFunction")
+        if not reserved[name]
+    ]
+    for logical_id, mapping in _of_type(template, "AWS::Lambda::EventSourceMapping"):
+        if _target(mapping["FunctionName"]) != "CheckKeysFunction":
+            continue
+        taken = mapping.get("ScalingConfig", {}).get("MaximumConcurrency")
+        if taken is None or taken + ROOM_FOR_PROBES > (reserved["CheckKeysFunction"] or 0):
+            problems.append(f"{logical_id}: may take {taken or 'all'} of {reserved['CheckKeysFunction']}")
+    return problems
+
+
+def visibility_problems(template: Template) -> list[str]:
+    """A queue hides a message for six times as long as its function may take.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
+    """
+    functions = dict(_of_type(template, "AWS::Lambda::Function"))
+    queues = dict(_of_type(template, "AWS::SQS::Queue"))
+    problems = []
+    for _, mapping in _of_type(template, "AWS::Lambda::EventSourceMapping"):
+        queue = _target(mapping.get("EventSourceArn"))
+        if queue in queues:
+            timeout = functions[_target(mapping["FunctionName"]) or ""]["Timeout"]
+            if queues[queue].get("VisibilityTimeout", 30) < 6 * timeout:
+                problems.append(f"{queue}: hides messages for less than {6 * timeout} s")
+    return problems
+
+
+# What waits for a probe in a customer's account, and is charged to the customer's quota.
+_PROBING_ROUTES = ("POST /projects/{project_id}/keys", "POST /projects/{project_id}/keys/{key_id}/check")
+
+
+def throttling_problems(template: Template) -> list[str]:
+    """Every stage is throttled, and what makes probes more than the rest."""
+    problems = []
+    routes = {route["RouteKey"] for _, route in _of_type(template, "AWS::ApiGatewayV2::Route")}
+    for logical_id, stage in _of_type(template, "AWS::ApiGatewayV2::Stage"):
+        overall = stage.get("DefaultRouteSettings", {}).get("ThrottlingRateLimit")
+        if overall is None:
+            problems.append(f"{logical_id}: is not throttled")
+        for route in _PROBING_ROUTES:
+            settings = stage.get("RouteSettings", {}).get(route, {})
+            if settings.get("ThrottlingRateLimit", overall or 0) >= (overall or 0):
+                problems.append(f"{logical_id}: {route} is not throttled more than the rest")
+            if route not in routes:
+                problems.append(f"{logical_id}: {route} is no route of its own, so its throttling is refused")
+        if "AccessLogSettings" not in stage:
+            problems.append(f"{logical_id}: keeps no access log")
+    return problems
+
+
+def tracing_problems(template: Template) -> list[str]:
+    """With tracing on, everything that runs traces and may; X-Ray drops in silence what it is not allowed to take."""
+    problems = [
+        f"{name}: is not traced"
+        for name, function in _of_type(template, "AWS::Lambda::Function")
+        if function.get("TracingConfig", {}).get("Mode") != {"Ref": "Tracing"}
+    ]
+    running = {"AWS::Lambda::Function": "Role", "AWS::StepFunctions::StateMachine": "RoleArn"}
+    roles = {_target(properties[role]) for kind, role in running.items() for _, properties in _of_type(template, kind)}
+    may = {
+        _target(role)
+        for _, policy in _of_type(template, "AWS::IAM::Policy")
+        if "xray:" in json.dumps(policy)
+        for role in policy["Roles"]
+    }
+    return [*problems, *(f"{role}: may not send traces" for role in sorted(map(str, roles - may)))]
+
+
+def wildcard_resource_problems(source: str) -> list[str]:
+    """Where a policy's resource is or has a wildcard, a comment beside it says why no narrower one will do.
+
+    Reads the template as it was written: the comments are gone from the rendered one.
+    """
+    lines = source.splitlines()
+    problems = []
+    for statement in _written_statements(yaml.compose(source, Loader=yaml.SafeLoader)):
+        wild = [text for text in _scalars(_entry(statement, "Resource")) if "*" in text]
+        first, last = statement.start_mark.line, statement.end_mark.line
+        while first > 0 and lines[first - 1].lstrip().startswith("#"):
+            first -= 1
+        said = " ".join(line.partition("#")[2].strip() for line in lines[first:last] if "#" in line)
+        if wild and len(said.split()) < _WORDS_OF_A_REASON:
+            problems.append(f"line {statement.start_mark.line + 1}: {', '.join(wild)} without a reason")
+    return problems
+
+
+_WORDS_OF_A_REASON = 3
+
+
+def _entry(node: yaml.Node | None, name: str) -> yaml.Node | None:
+    if isinstance(node, yaml.MappingNode):
+        return next((value for key, value in node.value if key.value == name), None)
+    return None
+
+
+def _written_statements(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    if isinstance(node, yaml.MappingNode):
+        if _entry(node, "Effect") is not None and _entry(node, "Resource") is not None:
+            yield node
+        else:
+            for _, value in node.value:
+                yield from _written_statements(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _written_statements(item)
+
+
+def _scalars(node: yaml.Node | None) -> Iterator[str]:
+    if isinstance(node, yaml.ScalarNode):
+        yield node.value
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _scalars(item)
+    elif isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            yield from _scalars(value)
 
 
 def dead_letter_problems(template: Template) -> list[str]:

@@ -1,6 +1,7 @@
 """``template.yaml`` as CloudFormation gets it: compared with what was agreed, and held to the house rules."""
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +10,98 @@ from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.json import JSONSnapshotExtension
 
 from tests.infra import template_rules
-from tests.infra.source_template import SourceTemplate, Template
+from tests.infra.source_template import ROOT, SourceTemplate, Template
 
 type Properties = dict[str, Any]
+
+SOURCE = ROOT / "template.yaml"
+ALERTS = ROOT / "docs" / "alerts.md"
 
 
 def test_the_rendered_template_is_the_agreed_one(rendered_template: Template, snapshot: SnapshotAssertion) -> None:
     # `make snapshot` accepts a change; its diff is part of the review.
     assert rendered_template == snapshot(extension_class=JSONSnapshotExtension)
+
+
+def test_the_stack_without_anything_optional_is_the_agreed_one(
+    plain_template: Template, snapshot: SnapshotAssertion
+) -> None:
+    assert plain_template["Resources"] == snapshot(extension_class=JSONSnapshotExtension)
+
+
+def test_the_stack_with_everything_optional_is_the_agreed_one(
+    full_template: Template, snapshot: SnapshotAssertion
+) -> None:
+    assert full_template["Resources"] == snapshot(extension_class=JSONSnapshotExtension)
+
+
+def test_a_given_key_encrypts_all_that_it_should_and_never_what_alarms(full_template: Template) -> None:
+    assert template_rules.key_problems(full_template) == []
+
+
+def test_without_a_key_nothing_names_one(plain_template: Template) -> None:
+    assert template_rules.keyless_problems(plain_template) == []
+
+
+def test_the_key_is_used_only_through_the_services_that_hold_the_data(full_template: Template) -> None:
+    assert template_rules.key_grant_problems(full_template) == []
+
+
+@pytest.mark.parametrize(
+    ("logical_id", "change"),
+    [
+        pytest.param("Table", lambda table: table.pop("SSESpecification"), id="table"),
+        pytest.param("CheckQueue", lambda queue: queue.pop("KmsMasterKeyId"), id="queue"),
+        pytest.param("CheckQueue", lambda queue: queue.update(SqsManagedSseEnabled=True), id="queue-twice"),
+        pytest.param("SweepDeadLetters", lambda queue: queue.pop("KmsMasterKeyId"), id="dead-letters"),
+        pytest.param("ApiLogs", lambda group: group.pop("KmsKeyId"), id="log-group"),
+        pytest.param(
+            "OperatorTopic", lambda topic: topic.update(KmsMasterKeyId={"Ref": "KmsKeyArn"}), id="operator-topic"
+        ),
+        pytest.param(
+            "OperatorTopic", lambda topic: topic.update(KmsMasterKeyId="alias/aws/sns"), id="operator-topic-under-sns"
+        ),
+        pytest.param(
+            "RegistryApiFunction",
+            lambda function: function["Environment"]["Variables"].pop("KEYVIGIL_KMS_KEY_ARN"),
+            id="topics",
+        ),
+    ],
+)
+def test_something_that_the_key_forgot_or_should_not_touch_is_found(
+    full_template: Template, logical_id: str, change: Callable[[Properties], object]
+) -> None:
+    template = copy.deepcopy(full_template)
+    change(template["Resources"][logical_id]["Properties"])
+    assert [problem.partition(":")[0] for problem in template_rules.key_problems(template)] == [logical_id]
+
+
+@pytest.mark.parametrize(
+    ("logical_id", "change"),
+    [
+        pytest.param("Table", lambda table: table.update(SSESpecification={"KMSMasterKeyId": "k"}), id="table"),
+        pytest.param("CheckQueue", lambda queue: queue.pop("SqsManagedSseEnabled"), id="open-queue"),
+        pytest.param(
+            "MonitorRole",
+            lambda role: role["Policies"].append({"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "*"}),
+            id="grant",
+        ),
+    ],
+)
+def test_a_key_that_nobody_gave_is_found(
+    plain_template: Template, logical_id: str, change: Callable[[Properties], object]
+) -> None:
+    template = copy.deepcopy(plain_template)
+    change(template["Resources"][logical_id]["Properties"])
+    assert [problem.partition(":")[0] for problem in template_rules.keyless_problems(template)] == [logical_id]
+
+
+@pytest.mark.parametrize("wrong", [{"Resource": "*"}, {"Condition": {}}], ids=["every key", "by whatever service"])
+def test_a_grant_of_more_than_the_stacks_key_is_found(full_template: Template, wrong: Properties) -> None:
+    template = copy.deepcopy(full_template)
+    statements = template["Resources"]["MonitorRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    next(each for each in statements if "kms:Decrypt" in each["Action"]).update(wrong)
+    assert len(template_rules.key_grant_problems(template)) == 1
 
 
 def test_globals_choose_the_runtime_and_the_architecture(source_template: SourceTemplate) -> None:
@@ -50,6 +135,76 @@ def test_every_queue_has_a_dead_letter_queue_or_is_one(rendered_template: Templa
 
 def test_tables_are_restorable_on_demand_and_forget(rendered_template: Template) -> None:
     assert template_rules.table_problems(rendered_template) == []
+
+
+def test_what_is_called_without_waiting_has_a_place_for_what_fails(full_template: Template) -> None:
+    assert template_rules.failure_destination_problems(full_template) == []
+
+
+def test_the_operator_hears_of_every_function_workflow_and_queue_that_fails(full_template: Template) -> None:
+    assert template_rules.alarm_problems(full_template) == []
+
+
+def test_every_alarm_names_the_page_that_says_what_to_do(full_template: Template) -> None:
+    assert template_rules.runbook_problems(full_template, ALERTS.read_text()) == []
+
+
+def test_the_queue_leaves_room_for_the_probes_of_the_api_and_the_workflows(full_template: Template) -> None:
+    assert template_rules.concurrency_problems(full_template) == []
+
+
+def test_a_low_account_limit_can_do_without_reserved_concurrency(
+    source_template: SourceTemplate, rendered_template: Template
+) -> None:
+    without = source_template.resolve(rendered_template, ReserveConcurrency="false")
+    assert "ReservedConcurrentExecutions" not in json.dumps(without["Resources"])
+
+
+def test_a_queue_hides_a_message_for_six_times_its_functions_time_out(full_template: Template) -> None:
+    assert template_rules.visibility_problems(full_template) == []
+
+
+def test_what_makes_probes_is_throttled_more_than_the_rest_of_the_api(full_template: Template) -> None:
+    assert template_rules.throttling_problems(full_template) == []
+
+
+def test_with_tracing_on_everything_that_runs_traces(full_template: Template) -> None:
+    assert template_rules.tracing_problems(full_template) == []
+
+
+def test_without_tracing_nobody_may_send_traces_and_nothing_loads_the_tracer(plain_template: Template) -> None:
+    assert "xray:" not in json.dumps(plain_template["Resources"])
+    code = [*ROOT.glob("functions/*/app.py"), *ROOT.glob("layers/keyvigil/keyvigil/**/*.py")]
+    assert len(code) > 10
+    assert [path for path in code if "Tracer" in path.read_text()] == []
+
+
+def test_every_wildcard_resource_has_a_written_reason() -> None:
+    assert template_rules.wildcard_resource_problems(SOURCE.read_text()) == []
+
+
+def unexplained_exceptions(configuration: str) -> list[str]:
+    """What checkov is told to skip without a comment right above it."""
+    lines = configuration.splitlines()
+    return [
+        line.strip("- ")
+        for number, line in enumerate(lines)
+        if line.lstrip().startswith("- CKV") and not lines[number - 1].lstrip().startswith("#")
+    ]
+
+
+def test_what_checkov_does_not_look_at_has_its_reason(source_template: SourceTemplate) -> None:
+    configuration = (ROOT / ".checkov.yaml").read_text()
+    assert "- CKV" in configuration
+    assert unexplained_exceptions(configuration) == []
+    assert unexplained_exceptions("skip-check:\n  - CKV_AWS_1\n  # why\n  - CKV_AWS_2") == ["CKV_AWS_1"]
+    skipped = {
+        (logical_id, skip["id"]): skip["comment"]
+        for logical_id, resource in source_template.resources.items()
+        for skip in resource.get("Metadata", {}).get("checkov", {}).get("skip", [])
+    }
+    assert set(skipped) == {("OperatorTopic", "CKV_AWS_26")}
+    assert all(len(reason.split()) > 3 for reason in skipped.values())
 
 
 # Each rule is shown to fail on the real template with one thing changed.
@@ -154,3 +309,192 @@ def test_a_function_without_a_log_group_is_found(rendered_template: Template, so
     template = copy.deepcopy(rendered_template)
     _first(template, "AWS::Lambda::Function").pop("LoggingConfig")
     assert len(template_rules.log_group_problems(template, source_template.resources)) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "logical_id", "change", "problem"),
+    [
+        pytest.param(
+            template_rules.failure_destination_problems,
+            "SweepSchedule",
+            lambda schedule: schedule["Target"].pop("DeadLetterConfig"),
+            "SweepSchedule: has no dead-letter queue",
+            id="schedule",
+        ),
+        pytest.param(
+            template_rules.failure_destination_problems,
+            "PlanSweepFunctionEventInvokeConfig",
+            lambda config: config.pop("DestinationConfig"),
+            "PlanSweepFunction: has no failure destination",
+            id="scheduled-function",
+        ),
+        pytest.param(
+            template_rules.failure_destination_problems,
+            "RelayOutboxFunctionEventInvokeConfig",
+            lambda config: config.pop("DestinationConfig"),
+            "RelayOutboxFunction: has no failure destination",
+            id="function-called-by-code",
+        ),
+        pytest.param(
+            template_rules.failure_destination_problems,
+            "RelayOutboxFunctionNewOutboxRows",
+            lambda mapping: mapping.pop("DestinationConfig"),
+            "RelayOutboxFunctionNewOutboxRows: has no failure destination",
+            id="stream",
+        ),
+        pytest.param(
+            template_rules.alarm_problems,
+            "LockClusterErrorsAlarm",
+            lambda alarm: alarm.update(MetricName="Invocations"),
+            "LockClusterFunction: no alarm on Errors",
+            id="errors",
+        ),
+        pytest.param(
+            template_rules.alarm_problems,
+            "CheckKeysThrottlesAlarm",
+            lambda alarm: alarm.pop("AlarmActions"),
+            "CheckKeysFunction: no alarm on Throttles",
+            id="alarm-that-tells-nobody",
+        ),
+        pytest.param(
+            template_rules.alarm_problems,
+            "RecoveryFailedAlarm",
+            lambda alarm: alarm.update(Dimensions=[]),
+            "RecoveryStateMachine: no alarm on ExecutionsFailed",
+            id="workflow",
+        ),
+        pytest.param(
+            template_rules.alarm_problems,
+            "CheckQueueAgeAlarm",
+            lambda alarm: alarm.update(Namespace="KeyVigil"),
+            "CheckQueue: no alarm on ApproximateAgeOfOldestMessage",
+            id="oldest-message",
+        ),
+        pytest.param(
+            template_rules.alarm_problems,
+            "OutboxDeadLettersAlarm",
+            lambda alarm: alarm.update(Namespace="KeyVigil"),
+            "OutboxDeadLetters: no alarm on ApproximateNumberOfMessagesVisible",
+            id="dead-letters",
+        ),
+        pytest.param(
+            template_rules.concurrency_problems,
+            "PlanSweepFunction",
+            lambda function: function.pop("ReservedConcurrentExecutions"),
+            "PlanSweepFunction: has no concurrency of its own",
+            id="nothing-reserved",
+        ),
+        pytest.param(
+            template_rules.concurrency_problems,
+            "CheckKeysFunctionQueue",
+            lambda mapping: mapping["ScalingConfig"].update(MaximumConcurrency=41),
+            "CheckKeysFunctionQueue: may take 41 of 60",
+            id="queue-takes-too-much",
+        ),
+        pytest.param(
+            template_rules.concurrency_problems,
+            "CheckKeysFunctionQueue",
+            lambda mapping: mapping.pop("ScalingConfig"),
+            "CheckKeysFunctionQueue: may take all of 60",
+            id="queue-takes-all",
+        ),
+        pytest.param(
+            template_rules.visibility_problems,
+            "CheckQueue",
+            lambda queue: queue.update(VisibilityTimeout=179),
+            "CheckQueue: hides messages for less than 180 s",
+            id="visibility",
+        ),
+        pytest.param(
+            template_rules.throttling_problems,
+            "ApiStage",
+            lambda stage: stage["RouteSettings"].pop("POST /projects/{project_id}/keys"),
+            "ApiStage: POST /projects/{project_id}/keys is not throttled more than the rest",
+            id="probing-route",
+        ),
+        pytest.param(
+            template_rules.throttling_problems,
+            "CheckRoute",
+            lambda route: route.update(RouteKey="ANY /elsewhere"),
+            "ApiStage: POST /projects/{project_id}/keys/{key_id}/check is no route of its own, "
+            "so its throttling is refused",
+            id="no-such-route",
+        ),
+        pytest.param(
+            template_rules.throttling_problems,
+            "ApiStage",
+            lambda stage: stage.pop("AccessLogSettings"),
+            "ApiStage: keeps no access log",
+            id="access-log",
+        ),
+        pytest.param(
+            template_rules.tracing_problems,
+            "TracingPolicy",
+            lambda policy: policy["Roles"].remove({"Ref": "MonitorRole"}),
+            "MonitorRole: may not send traces",
+            id="untraced-role",
+        ),
+        pytest.param(
+            template_rules.tracing_problems,
+            "LockClusterFunction",
+            lambda function: function.pop("TracingConfig"),
+            "LockClusterFunction: is not traced",
+            id="untraced-function",
+        ),
+    ],
+)
+def test_a_rule_names_what_breaks_it(
+    full_template: Template,
+    rule: Callable[[Template], list[str]],
+    logical_id: str,
+    change: Callable[[Properties], object],
+    problem: str,
+) -> None:
+    template = copy.deepcopy(full_template)
+    change(template["Resources"][logical_id]["Properties"])
+    assert rule(template) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("description", "problem"),
+    [("Something is wrong.", "no part"), ("See docs/alerts.md#nowhere", "['nowhere']")],
+    ids=["no page", "no such part"],
+)
+def test_an_alarm_that_leaves_the_operator_alone_is_found(
+    full_template: Template, description: str, problem: str
+) -> None:
+    template = copy.deepcopy(full_template)
+    template["Resources"]["SweepMissedAlarm"]["Properties"]["AlarmDescription"] = description
+    found = template_rules.runbook_problems(template, ALERTS.read_text())
+    assert found == [f"SweepMissedAlarm: names {problem} of docs/alerts.md"]
+
+
+STATEMENT = """
+Statement:
+  - Effect: Allow{beside}
+    Action: states:SendTaskSuccess
+    Resource: {resource}
+"""
+
+
+@pytest.mark.parametrize(
+    ("resource", "beside", "found"),
+    [
+        pytest.param('"*"', "", True, id="no-reason"),
+        pytest.param('"*"', "  # because", True, id="too-short-a-reason"),
+        pytest.param("!Sub arn:${AWS::Partition}:iam::*:role/*", "", True, id="part-of-an-arn"),
+        pytest.param('[!GetAtt Table.Arn, "*"]', "", True, id="one-of-several"),
+        pytest.param('"*"', "  # Step Functions knows no resource for it", False, id="reason"),
+        pytest.param("!GetAtt Table.Arn", "", False, id="no-wildcard"),
+    ],
+)
+def test_a_wildcard_resource_without_a_reason_is_found(resource: str, beside: str, *, found: bool) -> None:
+    source = STATEMENT.format(resource=resource, beside=beside)
+    assert bool(template_rules.wildcard_resource_problems(source)) is found
+
+
+def test_a_reason_may_stand_above_its_statement() -> None:
+    source = STATEMENT.format(resource='"*"', beside="").replace(
+        "  - Effect", "  # The token is the scope.\n  - Effect"
+    )
+    assert template_rules.wildcard_resource_problems(source) == []

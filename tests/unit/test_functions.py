@@ -37,6 +37,7 @@ from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import NotFoundError
 from keyvigil.ports import ProbeAnswer, RegistrationAnswer
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
+from keyvigil.use_cases.keep_topics import KeepTopics
 from keyvigil.use_cases.lock_clusters import LockoutPlan
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.read_fleet import ReadFleet
@@ -50,6 +51,7 @@ from tests.fakes import (
     FakeClock,
     FakeNotifier,
     FakeQueue,
+    FakeTopics,
     FakeWorkflow,
     MemoryStore,
     ScriptedProber,
@@ -492,14 +494,24 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
     use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     queue, reconcile = FakeQueue(), Reconciles()
-    use(plan_sweep=PlanSweep(store, queue, FakeClock()), reconcile=reconcile)
+    topics = FakeTopics()
+    topics.unencrypted.add(project().alert_topic_arn)
+    use(
+        plan_sweep=PlanSweep(store, queue, FakeClock()),
+        reconcile=reconcile,
+        keep_topics=KeepTopics(store, topics),
+    )
 
     answer = load("plan_sweep").handler({}, Context())
 
     assert answer == {"claimed": True, "keys_due": 1, "keys_sent": 1}
     assert [each.key_id for each in queue.messages] == [KEY_ID]
     assert reconcile.runs == 1
-    assert [line["message"] for line in logged(caplog)] == ["could not be mended", "mended"]
+    assert [line["message"] for line in logged(caplog)] == [
+        "topic follows the stack's key",
+        "could not be mended",
+        "mended",
+    ]
     assert metrics_in(capsys.readouterr().out) == {"KeysDue": 1, "KeysSent": 1, "OutboxRowsResent": 3, "SweepsDone": 1}
 
 

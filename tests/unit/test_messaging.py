@@ -310,6 +310,84 @@ def test_a_projects_topic_has_the_prefix_that_iam_allows_and_the_stacks_tag(aws:
     assert topics.create("acme-prod") == TOPIC_ARN
 
 
+STACK_KEY = "arn:aws:kms:us-west-2:111111111111:key/8d2e5b1c-1111-1111-1111-000000000000"
+OTHER_KEY = "arn:aws:kms:us-west-2:111111111111:key/8d2e5b1c-2222-2222-2222-000000000000"
+
+
+def topics_under(key: str | None, clients: dict[str, Any]) -> SnsTopics:
+    topics = SnsTopics("keyvigil-project-", {"keyvigil:stack": "keyvigil"}, key)
+    topics.__dict__.update(_sns=clients["sns"])
+    return topics
+
+
+CREATED = {"Name": "keyvigil-project-acme-prod", "Tags": [{"Key": "keyvigil:stack", "Value": "keyvigil"}]}
+
+
+def test_a_topic_is_encrypted_with_the_stacks_key_from_its_first_moment(aws: Stubs, clients: dict[str, Any]) -> None:
+    expected = CREATED | {"Attributes": {"KmsMasterKeyId": STACK_KEY}}
+    aws.sns.add_response("create_topic", {"TopicArn": TOPIC_ARN}, expected)
+
+    assert topics_under(STACK_KEY, clients).create("acme-prod") == TOPIC_ARN
+
+
+def test_a_topic_that_a_dead_request_left_under_another_key_is_taken_and_brought_into_line(
+    aws: Stubs, clients: dict[str, Any]
+) -> None:
+    aws.sns.add_client_error("create_topic", "InvalidParameter", "Topic already exists with different attributes")
+    aws.sns.add_response("create_topic", {"TopicArn": TOPIC_ARN}, CREATED)
+    aws.sns.add_response("get_topic_attributes", {"Attributes": {"KmsMasterKeyId": OTHER_KEY}}, {"TopicArn": TOPIC_ARN})
+    change = {"TopicArn": TOPIC_ARN, "AttributeName": "KmsMasterKeyId", "AttributeValue": STACK_KEY}
+    aws.sns.add_response("set_topic_attributes", {}, change)
+
+    assert topics_under(STACK_KEY, clients).create("acme-prod") == TOPIC_ARN
+
+
+def test_a_topic_that_may_not_be_made_is_not_tried_without_its_key(aws: Stubs, clients: dict[str, Any]) -> None:
+    aws.sns.add_client_error("create_topic", "AuthorizationError")
+
+    with pytest.raises(ClientError, match="AuthorizationError"):
+        topics_under(STACK_KEY, clients).create("acme-prod")
+
+
+@pytest.mark.parametrize(
+    ("has", "wanted"),
+    [
+        pytest.param({}, STACK_KEY, id="none to one"),
+        pytest.param({"KmsMasterKeyId": OTHER_KEY}, STACK_KEY, id="one to another"),
+        pytest.param({"KmsMasterKeyId": OTHER_KEY}, None, id="one to none"),
+    ],
+)
+def test_a_topic_follows_the_stacks_key(
+    aws: Stubs, clients: dict[str, Any], has: dict[str, str], wanted: str | None
+) -> None:
+    aws.sns.add_response("get_topic_attributes", {"Attributes": has}, {"TopicArn": TOPIC_ARN})
+    change = {"TopicArn": TOPIC_ARN, "AttributeName": "KmsMasterKeyId", "AttributeValue": wanted or ""}
+    aws.sns.add_response("set_topic_attributes", {}, change)
+
+    assert topics_under(wanted, clients).keep_encrypted(TOPIC_ARN)
+
+
+@pytest.mark.parametrize("key", [STACK_KEY, None], ids=["a key", "no key"])
+def test_a_topic_that_is_as_it_should_be_is_left_alone(aws: Stubs, clients: dict[str, Any], key: str | None) -> None:
+    attributes = {} if key is None else {"KmsMasterKeyId": key}
+    aws.sns.add_response("get_topic_attributes", {"Attributes": attributes}, {"TopicArn": TOPIC_ARN})
+
+    assert not topics_under(key, clients).keep_encrypted(TOPIC_ARN)
+
+
+def test_a_topic_that_went_with_its_project_needs_no_key(aws: Stubs, clients: dict[str, Any]) -> None:
+    aws.sns.add_client_error("get_topic_attributes", "NotFound")
+
+    assert not topics_under(STACK_KEY, clients).keep_encrypted(TOPIC_ARN)
+
+
+def test_a_topic_that_may_not_be_changed_is_an_error(aws: Stubs, clients: dict[str, Any]) -> None:
+    aws.sns.add_client_error("get_topic_attributes", "AuthorizationError")
+
+    with pytest.raises(ClientError, match="AuthorizationError"):
+        topics_under(STACK_KEY, clients).keep_encrypted(TOPIC_ARN)
+
+
 @pytest.mark.parametrize(("answered", "status"), [("true", "pending"), ("false", "confirmed"), (None, "confirmed")])
 def test_a_subscription_is_pending_until_it_is_confirmed(
     aws: Stubs, topics: SnsTopics, answered: str | None, status: str
@@ -351,6 +429,29 @@ def test_types_are_taken_to_the_letter_unless_they_end_in_a_star() -> None:
     policy = filter_policy(subscription(types=("key.*", "key.unhealthy", "cluster.*")))
 
     assert policy["type"] == [{"prefix": "key."}, "key.unhealthy", {"prefix": "cluster."}]
+
+
+def test_what_an_endpoint_does_not_take_goes_to_the_dead_letters(aws: Stubs, clients: dict[str, Any]) -> None:
+    dead_letters = "arn:aws:sqs:us-west-2:111111111111:keyvigil-AlertDeadLetters"
+    topics = SnsTopics("keyvigil-project-", {}, dead_letters_arn=dead_letters)
+    topics.__dict__.update(_sns=clients["sns"])
+    wanted = subscription()
+    attributes = {
+        "RawMessageDelivery": "true",
+        "FilterPolicy": json.dumps(filter_policy(wanted)),
+        "RedrivePolicy": json.dumps({"deadLetterTargetArn": dead_letters}),
+    }
+    expected = {
+        "TopicArn": TOPIC_ARN,
+        "Protocol": "sqs",
+        "Endpoint": QUEUE_ARN,
+        "Attributes": attributes,
+        "ReturnSubscriptionArn": True,
+    }
+    aws.sns.add_response("subscribe", {"SubscriptionArn": SUBSCRIPTION_ARN}, expected)
+    aws.sns.add_response("get_subscription_attributes", {"Attributes": {}}, {"SubscriptionArn": SUBSCRIPTION_ARN})
+
+    topics.subscribe(TOPIC_ARN, wanted)
 
 
 def test_an_endpoint_that_sns_does_not_take_is_refused_and_not_a_fault(aws: Stubs, topics: SnsTopics) -> None:

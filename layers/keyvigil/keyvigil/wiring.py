@@ -11,6 +11,7 @@ from keyvigil.settings import Settings
 if TYPE_CHECKING:
     from keyvigil.ports import Clock, Ids, Prober, Store, Topics, Workflow
     from keyvigil.use_cases.check_key import CheckKey
+    from keyvigil.use_cases.keep_topics import KeepTopics
     from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock
     from keyvigil.use_cases.plan_sweep import PlanSweep
     from keyvigil.use_cases.read_fleet import ReadFleet
@@ -112,6 +113,16 @@ def reconcile() -> "Reconcile":
 
 
 @cache
+def keep_topics() -> "KeepTopics":
+    """Bring projects' topics under the stack's key. Made anew by every deployment, and so begun anew."""
+    from keyvigil.adapters.messaging import SnsTopics
+    from keyvigil.use_cases.keep_topics import KeepTopics
+
+    # It makes no topics, so it needs neither their prefix nor their tags.
+    return KeepTopics(store(), SnsTopics("", {}, settings().optional("KMS_KEY_ARN")))
+
+
+@cache
 def relay_outbox() -> "RelayOutbox":
     """Deliver outbox rows."""
     from keyvigil.adapters.messaging import AwsNotifier
@@ -174,7 +185,12 @@ def _topics() -> "Topics":
     from keyvigil.adapters.messaging import SnsTopics
 
     stack = settings().text("STACK_NAME")
-    return SnsTopics(settings().text("TOPIC_PREFIX"), {"keyvigil:stack": stack})
+    return SnsTopics(
+        settings().text("TOPIC_PREFIX"),
+        {"keyvigil:stack": stack},
+        settings().optional("KMS_KEY_ARN"),
+        settings().text("ALERT_DEAD_LETTERS_ARN"),
+    )
 
 
 @cache

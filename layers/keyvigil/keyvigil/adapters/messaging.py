@@ -18,12 +18,14 @@ from keyvigil.ports import CheckMessage, CheckQueue, Notifier, Topics
 if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_sns import SNSClient
+    from mypy_boto3_sns.type_defs import TagTypeDef
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
 SOURCE = "keyvigil"
 _SUBJECT_LIMIT = 100
 _SEVERITIES = list(Severity)
+_KEY = "KmsMasterKeyId"
 _NOT_TAKEN = {"InvalidParameter", "InvalidParameterException"}
 
 
@@ -122,10 +124,21 @@ def filter_policy(subscription: Subscription) -> dict[str, list[Any]]:
 class SnsTopics(Topics):
     """One topic for each project, its name within the prefix that IAM allows."""
 
-    def __init__(self, name_prefix: str, tags: dict[str, str]) -> None:
-        """Keep what every topic gets; nothing is called yet."""
+    def __init__(
+        self,
+        name_prefix: str,
+        tags: dict[str, str],
+        kms_key_arn: str | None = None,
+        dead_letters_arn: str | None = None,
+    ) -> None:
+        """Keep what every topic and subscription gets; nothing is called yet.
+
+        Without a key SNS encrypts nothing at rest; without a queue for dead letters it drops what nobody takes.
+        """
         self._prefix = name_prefix
         self._tags = tags
+        self._key = kms_key_arn or ""
+        self._dead_letters = dead_letters_arn
 
     @cached_property
     def _sns(self) -> "SNSClient":
@@ -133,11 +146,32 @@ class SnsTopics(Topics):
 
     @override
     def create(self, project_id: str) -> str:
-        answer = self._sns.create_topic(
-            Name=f"{self._prefix}{project_id}",
-            Tags=[{"Key": name, "Value": value} for name, value in self._tags.items()],
-        )
-        return answer["TopicArn"]
+        name = f"{self._prefix}{project_id}"
+        tags: list[TagTypeDef] = [{"Key": name, "Value": value} for name, value in self._tags.items()]
+        if not self._key:
+            return self._sns.create_topic(Name=name, Tags=tags)["TopicArn"]
+        try:
+            return self._sns.create_topic(Name=name, Tags=tags, Attributes={_KEY: self._key})["TopicArn"]
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") not in _NOT_TAKEN:
+                raise
+        # A request that died left it with other attributes, which SNS takes for another topic.
+        topic_arn = self._sns.create_topic(Name=name, Tags=tags)["TopicArn"]
+        self.keep_encrypted(topic_arn)
+        return topic_arn
+
+    @override
+    def keep_encrypted(self, topic_arn: str) -> bool:
+        try:
+            attributes = self._sns.get_topic_attributes(TopicArn=topic_arn)["Attributes"]
+            if attributes.get(_KEY, "") == self._key:
+                return False
+            self._sns.set_topic_attributes(TopicArn=topic_arn, AttributeName=_KEY, AttributeValue=self._key)
+        except ClientError as error:
+            if not _is_gone(error):
+                raise
+            return False
+        return True
 
     @override
     def delete(self, topic_arn: str) -> None:
@@ -152,15 +186,15 @@ class SnsTopics(Topics):
 
     @override
     def subscribe(self, topic_arn: str, subscription: Subscription) -> tuple[str, str]:
+        attributes = {"RawMessageDelivery": "true", "FilterPolicy": json.dumps(filter_policy(subscription))}
+        if self._dead_letters:
+            attributes["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": self._dead_letters})
         try:
             answer = self._sns.subscribe(
                 TopicArn=topic_arn,
                 Protocol=subscription.protocol,
                 Endpoint=subscription.endpoint,
-                Attributes={
-                    "RawMessageDelivery": "true",
-                    "FilterPolicy": json.dumps(filter_policy(subscription)),
-                },
+                Attributes=attributes,
                 ReturnSubscriptionArn=True,
             )
         except ClientError as error:

@@ -1,0 +1,77 @@
+"""The stack's own key: given to a stack that had none, and taken away again, by ordinary updates."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyvigil_cli.checkout import Checkout
+from keyvigil_cli.local_cloud import LocalCloud
+from keyvigil_cli.project import Project
+from keyvigil_cli.waiting import wait_until
+
+_SWEEP_SECONDS = 150
+
+
+@pytest.fixture(scope="module")
+def own_cloud() -> Iterator[LocalCloud]:
+    """A cloud of its own: the other stories' stack must stay as it is."""
+    with LocalCloud(Checkout.find(Path(__file__).parent)) as running:
+        yield running
+
+
+class Encryption:
+    """What is encrypted with which key, asked of the services themselves."""
+
+    def __init__(self, cloud: LocalCloud) -> None:
+        self.session = cloud.session()
+
+    def topic(self, topic_arn: str) -> str | None:
+        attributes: Any = self.session.client("sns").get_topic_attributes(TopicArn=topic_arn)["Attributes"]
+        return attributes.get("KmsMasterKeyId") or None
+
+    def wait_for_topic(self, topic_arn: str, key: str | None) -> None:
+        """The next sweep, or the one after it, changes topics that were there before."""
+        wait_until(
+            f"topic under {key or 'no key'}",
+            lambda: self.topic(topic_arn),
+            lambda found: found == key,
+            within=_SWEEP_SECONDS,
+        )
+
+    def queue(self, queue_url: str) -> str | None:
+        asked = self.session.client("sqs").get_queue_attributes(QueueUrl=queue_url, AttributeNames=["All"])
+        return asked.get("Attributes", {}).get("KmsMasterKeyId") or None
+
+    def table(self, name: str) -> str | None:
+        described = self.session.client("dynamodb").describe_table(TableName=name)["Table"]
+        return described.get("SSEDescription", {}).get("KMSMasterKeyArn") or None
+
+    def log_groups(self, prefix: str) -> set[str | None]:
+        groups = self.session.client("logs").describe_log_groups(logGroupNamePrefix=prefix)["logGroups"]
+        return {group.get("kmsKeyId") for group in groups}
+
+
+def test_a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(own_cloud: LocalCloud) -> None:
+    key = own_cloud.session().client("kms").create_key()["KeyMetadata"]["Arn"]
+    now = Encryption(own_cloud)
+
+    outputs = own_cloud.deploy()
+    old = Project.create(own_cloud.api(outputs), "before-the-key")
+    assert now.topic(old.alert_topic_arn) is None
+    assert now.queue(outputs["CheckQueueUrl"]) is None
+
+    own_cloud.deploy({"KmsKeyArn": key})
+    assert now.table(outputs["TableName"]) == key
+    assert now.queue(outputs["CheckQueueUrl"]) == key
+    assert now.log_groups("/aws/lambda/") == {key}
+    new = Project.create(own_cloud.api(outputs), "under-the-key")
+    assert now.topic(new.alert_topic_arn) == key
+    now.wait_for_topic(old.alert_topic_arn, key)
+    assert now.topic(outputs["OperatorTopicArn"]) is None
+
+    own_cloud.deploy({"KmsKeyArn": ""})
+    assert now.queue(outputs["CheckQueueUrl"]) is None
+    for project in (old, new):
+        now.wait_for_topic(project.alert_topic_arn, None)
