@@ -1,9 +1,10 @@
 # KeyVigil's workshop. CI calls the same targets as a person does: .ci/run.
-# Everything is installed inside the checkout: .venv (the project, its tests and gates) and .tools (uv, SAM and the
-# local cloud and checkov, each apart because their dependencies contradict one another).
+# Everything is installed inside the checkout: .venv (the project, its tests and gates) and .tools (uv, SAM, the AWS
+# command line, the local cloud and checkov, each apart because their dependencies contradict one another).
 
 UV := .tools/uv/bin/uv
 CONFIG_ENV ?= default
+STACK ?= keyvigil
 
 # What the Lambda runtime has already, and a layer must not repeat: boto3 and its dependencies.
 RUNTIME_HAS := boto3 botocore jmespath python-dateutil s3transfer six urllib3
@@ -33,7 +34,7 @@ CANDIDATES = $(PYTHON) python3.13 \
 IS_PYTHON_3_13 = import ensurepip, ssl, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))
 
 .PHONY: install
-install: .venv/.installed .tools/cloud/.installed .tools/sam/.installed .tools/checkov/.installed ## everything that is needed, into the checkout
+install: .venv/.installed .tools/cloud/.installed .tools/sam/.installed .tools/aws/.installed .tools/checkov/.installed ## everything that is needed, into the checkout
 
 .tools/uv/.installed: requirements/uv.txt
 	@for candidate in $(CANDIDATES); do \
@@ -73,6 +74,10 @@ endef
 
 .tools/checkov/.installed: requirements/checkov.txt .tools/uv/.installed
 	$(call install,.tools/checkov,checkov,the security gate)
+	@touch $@
+
+.tools/aws/.installed: requirements/awscli.txt .tools/uv/.installed
+	$(call install,.tools/aws,awscli,the AWS command line)
 	@touch $@
 
 # What a demonstration and the tests need, which is less than the gates do.
@@ -143,6 +148,10 @@ build: .venv/.installed .tools/sam/.installed ## the stack's artifacts, into .aw
 deploy: build ## the stack, with your AWS settings; CONFIG_ENV=name picks another environment of samconfig.toml
 	@.tools/sam/bin/sam deploy --config-env $(CONFIG_ENV)
 
+.PHONY: uninstall
+uninstall: .venv/.installed ## removes the stack and all it made; STACK=name, RELEASE=1 unlocks what is locked first
+	@.venv/bin/keyvigil uninstall --stack $(STACK) $(if $(RELEASE),--release)
+
 ##### Upkeep
 
 UV_COMPILE = cd requirements && ../$(UV) pip compile --quiet --no-header --generate-hashes --universal --python ../.tools/uv/bin/python \
@@ -156,6 +165,7 @@ requirements: .tools/uv/.installed ## requirements/*.txt from *.in; UPGRADE=1 ta
 	$(UV_COMPILE) cloud.in -o cloud.txt
 	$(UV_COMPILE) sam.in -o sam.txt
 	$(UV_COMPILE) checkov.in -o checkov.txt
+	$(UV_COMPILE) awscli.in -o awscli.txt
 	$(UV_COMPILE) uv.in -o uv.txt
 
 .PHONY: clean

@@ -1,16 +1,23 @@
 """The command ``keyvigil``."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
+import boto3
 import typer
 from rich.console import Console
 
 from keyvigil_cli import demo as demo_story
+from keyvigil_cli import uninstall as uninstallation
+from keyvigil_cli.api_call import call
+from keyvigil_cli.aws_account import AWS_ERRORS, AwsAccount
 from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.errors import CliError
 
 _PIPE_WIDTH = 140
+
+StackName = Annotated[str, typer.Option(help="The stack's name.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -45,3 +52,46 @@ def demo(
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     raise typer.Exit(demo_story.run(found, keep=keep, output=_output(), errors=errors))
+
+
+def _account(stack: str) -> AwsAccount:
+    return AwsAccount(stack, boto3.Session(), endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
+
+
+@app.command()
+def api(
+    method: Annotated[str, typer.Argument(help="GET, POST, PATCH or DELETE.")],
+    path: Annotated[str, typer.Argument(help="Such as /projects/acme-prod/keys.")],
+    body: Annotated[str, typer.Argument(help="The request's body, JSON.")] = "",
+    *,
+    field: Annotated[str, typer.Option(help="Print only this field of the answer, without quotes.")] = "",
+    stack: StackName = "keyvigil",
+) -> None:
+    """Call the registry's API with your AWS credentials, and print its answer."""
+    errors = Console(stderr=True)
+    try:
+        print(call(_account(stack).api(), method, path, body, field=field))  # noqa: T201 - data, for other programs
+    except (CliError, *AWS_ERRORS) as error:
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def uninstall(
+    stack: StackName = "keyvigil",
+    *,
+    release: Annotated[
+        bool,
+        typer.Option("--release", help="Unlock what is locked first, whatever the keys, instead of refusing."),
+    ] = False,
+    wait_minutes: Annotated[int, typer.Option(help="How long unlocking may take.", min=1)] = 45,
+) -> None:
+    """Remove a stack with everything that it made; refuse while clusters are locked."""
+    errors = Console(stderr=True)
+    try:
+        uninstallation.run(
+            _account(stack), stack, release=release, release_seconds=wait_minutes * 60.0, output=_output()
+        )
+    except (CliError, *AWS_ERRORS) as error:
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error

@@ -297,6 +297,7 @@ class Simulation(Prober, OutboxRelay):
         self._fences: dict[str, int] = defaultdict(int)
         self._request_of_fence: dict[tuple[str, int], str | None] = {}
         self._confirmed: set[str] = set()
+        self._clusters: dict[str, Cluster] = {}
         self._incidents: dict[str, IncidentStatus] = {}
         self._respond_by_seen: dict[str, float] = {}
         self._tokens = itertools.count()
@@ -398,6 +399,7 @@ class Simulation(Prober, OutboxRelay):
         self.cause = self.chance.choice((None, None, *outages))
         if self.weather.workflow_outages:
             self.executions.unreachable = self._happens(0.2)
+        self.notifier.broken = {target for target in ("topic", "bus") if self._happens(self.weather.losses)}
         if self._happens(0.3):
             cluster_id = self._some_cluster()
             with contextlib.suppress(RefusedError, ConflictError):
@@ -408,10 +410,10 @@ class Simulation(Prober, OutboxRelay):
         self.agenda.after(self.chance.choice((10, 30, 60, 120, 300, 600)), self._change_the_world)
 
     def _flip(self) -> None:
-        """An operator who cannot make up their mind, at times within seconds."""
+        """An operator who cannot make up their mind."""
         if not self.calm:
             self._enforce(self.chance.choice((Enforcement.ENFORCE, Enforcement.ENFORCE, Enforcement.OBSERVE)))
-            self.agenda.after(self.chance.choice((0.5, 1.0, 5.0, 60.0, 300.0)), self._flip)
+            self.agenda.after(self.chance.choice((1.0, 60.0, 300.0)), self._flip)
 
     def _enforce(self, enforcement: Enforcement) -> None:
         self.projects.update(PROJECT, {"enforcement": enforcement})
@@ -420,6 +422,7 @@ class Simulation(Prober, OutboxRelay):
         self.calm = True
         self.cause = self.weather.final_cause
         self.executions.unreachable = False
+        self.notifier.broken = set()
         if self.weather.flips:
             self._enforce(Enforcement.ENFORCE)
 
@@ -512,6 +515,8 @@ class Simulation(Prober, OutboxRelay):
                 continue
             except NotFoundError:
                 return None
+            if self.weather.flips and self._happens(0.1):
+                self._enforce(self.chance.choice(list(Enforcement)))
             if self._happens(self.weather.crashes):
                 yield self.chance.choice((1.0, 30.0))
                 continue
@@ -597,6 +602,10 @@ class Simulation(Prober, OutboxRelay):
         if cluster.fence < self._fences[name]:
             self.breaks(Promise.FENCES_RISE, f"{name} fell to {cluster.fence}")
         asked = cluster.status in {ClusterStatus.LOCKING, ClusterStatus.UNLOCKING}
+        before = self._clusters.get(name)
+        self._clusters[name] = cluster
+        if cluster.status is ClusterStatus.UNLOCKING and before is not None and self._is_asked_to_lock(before):
+            self.breaks(Promise.ANSWERS_ARE_AWAITED, "an unlock overtook its lock")
         if asked and self._request_of_fence.setdefault((name, cluster.fence), cluster.task_token) != cluster.task_token:
             self.breaks(Promise.FENCES_RISE, f"{name} was asked twice with {cluster.fence}")
         was_asked_before = cluster.fence == self._fences[name]
@@ -608,6 +617,11 @@ class Simulation(Prober, OutboxRelay):
         given_up = cluster.status is ClusterStatus.LOCK_FAILED and (cluster.detail or "").startswith("no answer")
         if given_up and now.timestamp() < self._respond_by_seen[name]:
             self.breaks(Promise.ANSWERS_ARE_AWAITED, f"{name} had time until {self._respond_by_seen[name]}")
+
+    def _is_asked_to_lock(self, cluster: Cluster) -> bool:
+        """Whether its control plane may still answer in time."""
+        in_time = cluster.respond_by is not None and cluster.respond_by > self.clock.now()
+        return cluster.status is ClusterStatus.LOCKING and in_time
 
     def _watch_lock(self, cluster: Cluster) -> None:
         incident = self.store.incident(PROJECT, cluster.locked_by_incident_id or "")
@@ -639,6 +653,9 @@ class Simulation(Prober, OutboxRelay):
         self._incidents[incident.incident_id] = incident.status
         if before is not IncidentStatus.LOCKING or incident.status is IncidentStatus.LOCKING:
             return
+        for cluster in self.store.clusters_of_key(PROJECT, KEY):
+            if cluster.locked_by_incident_id == incident.incident_id and self._is_asked_to_lock(cluster):
+                self.breaks(Promise.ANSWERS_ARE_AWAITED, f"its incident became {incident.status}")
         outage = key.health.status is KeyStatus.UNHEALTHY and key.open_incident_id == incident.incident_id
         if outage and project.enforcement is Enforcement.ENFORCE:
             for cluster in self.store.clusters_of_key(PROJECT, KEY):
@@ -677,6 +694,11 @@ class Simulation(Prober, OutboxRelay):
         unsent = sum(row.sent_at is None for row in self.store.rows())
         if unsent:
             self.breaks(Promise.NOTHING_UNSENT, f"{unsent} rows")
+        told = {alert.alert_id for _, alert in self.notifier.published}
+        on_bus = {alert.alert_id for alert in self.notifier.bus}
+        missed = [alert for alert in self.store.alerts() if alert.alert_id not in told & on_bus]
+        if missed:
+            self.breaks(Promise.NOTHING_UNSENT, f"{len(missed)} alerts did not reach topic and bus")
         if self.executions.running:
             self.breaks(Promise.EXECUTIONS_END, sorted(self.executions.running))
 

@@ -1,0 +1,178 @@
+"""The operator's account as the caller's AWS settings lead to it: on AWS, or on a local cloud (AWS_ENDPOINT_URL)."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from keyvigil_cli.api_client import ApiClient
+from keyvigil_cli.errors import CliError
+from keyvigil_cli.uninstall import Account, Deletion, Leftover, Stack
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation.type_defs import StackTypeDef
+
+FUNCTIONS = (
+    "check-keys",
+    "decide-lockout",
+    "decide-recovery",
+    "lock-cluster",
+    "plan-sweep",
+    "registry-api",
+    "relay-outbox",
+    "settle-lockout",
+    "settle-recovery",
+    "unlock-cluster",
+)
+"""The stack's functions without its name, for the names of their log groups."""
+
+LAYERS = ("package", "api")
+"""The stack's layers without its name."""
+
+# Once its deletion has begun, the API may be gone already, or gone the next moment.
+_GOING = ("DELETE_IN_PROGRESS", "DELETE_FAILED", "ROLLBACK_COMPLETE")
+
+
+class NotConfiguredError(CliError):
+    """The caller's AWS settings lack something."""
+
+
+class AwsAccount(Account):
+    """A stack's account and Region, with the caller's credentials."""
+
+    def __init__(self, stack_name: str, session: boto3.Session, *, endpoint_url: str | None = None) -> None:
+        """Take the stack's name. `endpoint_url` is that of a local cloud, whose APIs have addresses of their own.
+
+        Raises:
+            NotConfiguredError: there are no credentials, or no Region.
+        """
+        self._stack_name = stack_name
+        self._session = session
+        self._endpoint_url = endpoint_url
+        # The stubs promise a Region; a machine without settings has none.
+        region = cast("str | None", session.region_name)
+        credentials = session.get_credentials()
+        if region is None or credentials is None:
+            message = f"your AWS settings name no {'Region' if region is None else 'credentials'}"
+            raise NotConfiguredError(message)
+        self._region, self._credentials = region, credentials
+        self._stacks = session.client("cloudformation")
+        self._topics = session.client("sns")
+        self._functions = session.client("lambda")
+        self._logs: Any = session.client("logs")
+        self._buckets: Any = session.client("s3")
+
+    def stack(self) -> Stack | None:
+        """Find the stack, and its API by its outputs."""
+        found = self._describe(self._stack_name)
+        if found is None:
+            return None
+        registry = None if found["StackStatus"] in _GOING else self._registry(found)
+        return Stack(stack_id=found["StackId"], status=found["StackStatus"], registry=registry)
+
+    def api(self) -> ApiClient:
+        """Find the stack's API.
+
+        Raises:
+            NotConfiguredError: there is no such stack here.
+        """
+        found = self._describe(self._stack_name)
+        if found is None:
+            message = f"there is no stack {self._stack_name} in {self._region} of this account"
+            raise NotConfiguredError(message)
+        return self._registry(found)
+
+    def _registry(self, stack: "StackTypeDef") -> ApiClient:
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+        if "ApiUrl" not in outputs:
+            message = f"stack {self._stack_name} has no output ApiUrl: it is not KeyVigil's"
+            raise NotConfiguredError(message)
+        url = outputs["ApiUrl"]
+        if self._endpoint_url is not None:
+            url = f"{self._endpoint_url.rstrip('/')}/_aws/execute-api/{outputs['ApiId']}/$default"
+        return ApiClient(url, self._region, self._credentials)
+
+    def _describe(self, name: str) -> "StackTypeDef | None":
+        try:
+            (stack,) = self._stacks.describe_stacks(StackName=name)["Stacks"]
+        except ClientError as error:
+            # CloudFormation's word for a stack that is not there is ValidationError, with this sentence.
+            if "does not exist" in str(error):
+                return None
+            raise
+        return None if stack["StackStatus"] == "DELETE_COMPLETE" else stack
+
+    def delete_stack(self, stack_id: str) -> None:
+        """Ask for it."""
+        self._stacks.delete_stack(StackName=stack_id)
+
+    def deletion(self, stack_id: str) -> Deletion:
+        """Count the resources that are gone."""
+        stack = self._describe(stack_id)
+        if stack is None:
+            return Deletion(status="DELETE_COMPLETE", deleted=0, resources=0, reason="")
+        pages = self._stacks.get_paginator("list_stack_resources").paginate(StackName=stack_id)
+        resources = [each for page in pages for each in page["StackResourceSummaries"]]
+        gone = sum(each["ResourceStatus"] == "DELETE_COMPLETE" for each in resources)
+        reason = stack.get("StackStatusReason", "")
+        return Deletion(status=stack["StackStatus"], deleted=gone, resources=len(resources), reason=reason)
+
+    def leftovers(self) -> Sequence[Leftover]:
+        """Find topics of projects, layer versions and log groups of the stack; and buckets that bear its name.
+
+        The stack makes no bucket. `sam deploy` puts what it uploads into one of SAM's own, which other
+        applications use too.
+        """
+        return [*self._left_topics(), *self._left_layers(), *self._left_log_groups(), *self._left_buckets()]
+
+    def _left_topics(self) -> Iterator[Leftover]:
+        for page in self._topics.get_paginator("list_topics").paginate():
+            for topic in page["Topics"]:
+                arn = topic["TopicArn"]
+                if arn.rpartition(":")[2].startswith(f"{self._stack_name}-project-"):
+                    yield Leftover("topic", arn, is_ours=self._is_tagged(arn))
+
+    def _is_tagged(self, topic_arn: str) -> bool:
+        """Whether a topic says that it is this stack's; one of a stack with a longer name begins the same way."""
+        tags = self._topics.list_tags_for_resource(ResourceArn=topic_arn)["Tags"]
+        return {"Key": "keyvigil:stack", "Value": self._stack_name} in tags
+
+    def _left_layers(self) -> Iterator[Leftover]:
+        for layer in LAYERS:
+            name = f"{self._stack_name}-{layer}"
+            for page in self._functions.get_paginator("list_layer_versions").paginate(LayerName=name):
+                for version in page["LayerVersions"]:
+                    yield Leftover("layer version", f"{name}:{version['Version']}", is_ours=True)
+
+    def _left_log_groups(self) -> Iterator[Leftover]:
+        ours = {f"/aws/lambda/{self._stack_name}-{name}" for name in FUNCTIONS}
+        ours.add(f"/aws/apigateway/{self._stack_name}")
+        pages = self._logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix="/aws/")
+        for page in pages:
+            for group in page["logGroups"]:
+                if group["logGroupName"] in ours:
+                    yield Leftover("log group", group["logGroupName"], is_ours=True)
+
+    def _left_buckets(self) -> Iterator[Leftover]:
+        for bucket in self._buckets.list_buckets()["Buckets"]:
+            if bucket["Name"].startswith(f"{self._stack_name}-"):
+                yield Leftover("bucket", bucket["Name"], is_ours=False)
+
+    def remove(self, leftover: Leftover) -> None:
+        """Delete one of them."""
+        match leftover.kind:
+            case "topic":
+                self._topics.delete_topic(TopicArn=leftover.name)
+            case "layer version":
+                name, _, version = leftover.name.rpartition(":")
+                self._functions.delete_layer_version(LayerName=name, VersionNumber=int(version))
+            case "log group":
+                self._logs.delete_log_group(logGroupName=leftover.name)
+            case _:
+                message = f"{leftover.kind} {leftover.name} is not KeyVigil's to delete"
+                raise ValueError(message)
+
+
+AWS_ERRORS = (BotoCoreError, ClientError)
+"""What a call may raise that a person should read as one message."""
