@@ -11,6 +11,7 @@ from keyvigil.settings import Settings
 if TYPE_CHECKING:
     from keyvigil.ports import Clock, Ids, Prober, Store, Topics, Workflow
     from keyvigil.use_cases.check_key import CheckKey
+    from keyvigil.use_cases.decide_incident import DecideIncident
     from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock
     from keyvigil.use_cases.plan_sweep import PlanSweep
     from keyvigil.use_cases.read_fleet import ReadFleet
@@ -191,7 +192,16 @@ def keys() -> "Keys":
     from keyvigil.adapters.functions import InvokedKeyChecker
     from keyvigil.use_cases.registry import Keys
 
-    return Keys(store(), InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME")), clock())
+    checker = InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME"))
+    return Keys(store(), checker, clock(), own_account=settings().text("ACCOUNT_ID"))
+
+
+@cache
+def decide_incident() -> "DecideIncident":
+    """Keep a person's decision."""
+    from keyvigil.use_cases.decide_incident import DecideIncident
+
+    return DecideIncident(store(), clock(), ids())
 
 
 @cache
