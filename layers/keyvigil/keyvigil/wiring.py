@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from keyvigil.settings import Settings
 
 if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
+
     from keyvigil.ports import Clock, Ids, Prober, Store, Topics, Workflow
     from keyvigil.use_cases.check_key import CheckKey
     from keyvigil.use_cases.decide_incident import DecideIncident
@@ -202,6 +204,14 @@ def decide_incident() -> "DecideIncident":
     from keyvigil.use_cases.decide_incident import DecideIncident
 
     return DecideIncident(store(), clock(), ids())
+
+
+@cache
+def kept_answers() -> "BasePersistenceLayer":
+    """Answers that are given again to who repeats a request."""
+    from keyvigil.adapters.idempotency import kept_answers as on_table
+
+    return on_table(settings().text("TABLE_NAME"))
 
 
 @cache

@@ -16,6 +16,7 @@ from aws_lambda_powertools.event_handler.openapi.params import Body, Query
 
 from keyvigil import wiring
 from keyvigil.api import views
+from keyvigil.api.idempotency import answer_once, key_of
 from keyvigil.api.problems import problem
 from keyvigil.api.requests import (
     AnswerLock,
@@ -64,7 +65,13 @@ def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
     escape) is refused before anything interprets it.
     """
     refusal = _unreadable(event)
-    return _early(refusal) if refusal is not None else app.resolve(event, context)
+    if refusal is not None:
+        return _early(refusal)
+    key = key_of(event)
+    if key is None:
+        return app.resolve(event, context)
+    answer = answer_once(event, context, key, _content(event), lambda: app.resolve(event, context))
+    return _early(answer) if isinstance(answer, Response) else answer
 
 
 def _unreadable(event: Mapping[str, Any]) -> Response[str] | None:
@@ -72,9 +79,8 @@ def _unreadable(event: Mapping[str, Any]) -> Response[str] | None:
     if not _NORMAL_PATH.match(str(event.get("rawPath", ""))):
         detail = "Write the path without `..`, `//` or escapes, and no part of it longer than 128 characters."
         return problem(400, "Path is not in its normal form", detail)
-    body = event.get("body") or ""
     try:
-        content = base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode()
+        content = _content(event)
         if len(content) > MAX_BODY_BYTES:
             return problem(413, "Body is too large", f"A request body has at most {MAX_BODY_BYTES // 1024} KB.")
         content_type = str((event.get("headers") or {}).get("content-type", "")).strip()
@@ -88,11 +94,16 @@ def _unreadable(event: Mapping[str, Any]) -> Response[str] | None:
     return None
 
 
+def _content(event: Mapping[str, Any]) -> bytes:
+    body = event.get("body") or ""
+    return base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else str(body).encode()
+
+
 def _early(refusal: Response[str]) -> dict[str, Any]:
     """A refusal from before the router."""
     return {
         "statusCode": refusal.status_code,
-        "headers": {"Content-Type": refusal.content_type},
+        "headers": {"Content-Type": refusal.content_type, **refusal.headers},
         "body": refusal.body,
         "isBase64Encoded": False,
     }
