@@ -9,7 +9,7 @@ from typing import Any, cast, override
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import Incident, TimelineEntry
-from keyvigil.domain.keys import Key, Registration, Trigger
+from keyvigil.domain.keys import Key, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
 from keyvigil.ports import (
@@ -32,6 +32,7 @@ from keyvigil.ports import (
     Store,
     SweepRecord,
     Topics,
+    ValidationAnswer,
     Workflow,
     Write,
 )
@@ -75,6 +76,8 @@ def place(entity: Entity) -> Place:
             return ("project", entity.project_id)
         case Key():
             return ("key", entity.project_id, entity.key_id)
+        case RoleClaim():
+            return ("role", entity.account_id, entity.role_name.lower())
         case Cluster():
             return ("cluster", entity.project_id, entity.cluster_id)
         case Incident():
@@ -159,6 +162,10 @@ class MemoryStore(Store):
     @override
     def key(self, project_id: str, key_id: str) -> Key | None:
         return cast("Key | None", self.items.get(("key", project_id, key_id)))
+
+    @override
+    def role_claim(self, account_id: str, role_name: str) -> RoleClaim | None:
+        return cast("RoleClaim | None", self.items.get(("role", account_id, role_name.lower())))
 
     @override
     def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
@@ -258,6 +265,7 @@ class ScriptedProber(Prober):
         self.answers = list(answers)
         self.probes = 0
         self.registration: RegistrationAnswer | None = None
+        self.validation: ValidationAnswer | None = None
 
     @override
     def probe(self, key: Key) -> ProbeAnswer:
@@ -269,12 +277,18 @@ class ScriptedProber(Prober):
         assert self.registration is not None
         return self.registration
 
+    @override
+    def validate(self, registration: Registration) -> ValidationAnswer:
+        assert self.validation is not None
+        return self.validation
+
 
 class FakeChecker(KeyChecker):
     """`check_keys`, answered by a test."""
 
     def __init__(self) -> None:
         self.answer: RegistrationAnswer | None = None
+        self.validation: ValidationAnswer | None = None
         self.checked: list[tuple[str, str, Trigger]] = []
         self.seen: list[Registration] = []
 
@@ -289,6 +303,14 @@ class FakeChecker(KeyChecker):
             message = "check_keys failed"
             raise CheckerUnavailableError(message)
         return self.answer
+
+    @override
+    def validate_key(self, registration: Registration) -> ValidationAnswer:
+        self.seen.append(registration)
+        if self.validation is None:
+            message = "check_keys failed"
+            raise CheckerUnavailableError(message)
+        return self.validation
 
 
 class FakeQueue(CheckQueue):
@@ -388,6 +410,9 @@ class FakeTopics(Topics):
         self.refuses: set[str] = set()
         self.looked_at: list[str] = []
         self.subscriptions: dict[str, Subscription] = {}
+        self.status = "confirmed"
+        self.broken = False
+        self.tested: list[tuple[str, str, str]] = []
 
     @override
     def create(self, project_id: str) -> str:
@@ -412,7 +437,18 @@ class FakeTopics(Topics):
     def subscribe(self, topic_arn: str, subscription: Subscription) -> tuple[str, str]:
         arn = f"{topic_arn}:{subscription.subscription_id}"
         self.subscriptions[arn] = subscription
-        return arn, "confirmed"
+        return arn, self.status
+
+    @override
+    def subscription_status(self, subscription_arn: str) -> str:
+        return self.status
+
+    @override
+    def send_test(self, topic_arn: str, subscription: Subscription, alert_id: str, at: datetime) -> None:
+        if self.broken:
+            message = "SNS did not take the message"
+            raise DeliveryError(message)
+        self.tested.append((topic_arn, subscription.subscription_id, alert_id))
 
     @override
     def unsubscribe(self, subscription_arn: str) -> None:

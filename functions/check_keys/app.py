@@ -50,8 +50,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> Any:
             metrics.add_metric(name="RegistrationProbes", unit=MetricUnit.Count, value=1)
             registration = from_plain(event["registration"], Registration)
             return to_plain(wiring.prober().probe_registration(registration))
+        case "validate_key":
+            metrics.add_metric(name="Validations", unit=MetricUnit.Count, value=1)
+            return to_plain(wiring.prober().validate(from_plain(event["registration"], Registration)))
         case action:
-            message = f"unknown action {action!r}: it is `check` or `probe_registration`"
+            message = f"unknown action {action!r}: it is `check`, `probe_registration` or `validate_key`"
             raise ValueError(message)
 
 

@@ -45,12 +45,14 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _scope(statement: dict[str, Any]) -> str:
-    """What narrows a statement beside its resource: the service through which alone a key may be used."""
+    """What narrows a statement beside its resource: the service through which alone a key may be used, the one partition of a table."""
     match statement.get("Condition"):
         case None:
             return ""
         case {"StringEquals": {"kms:ViaService": {"Fn::Sub": str(service)}}, **rest} if not rest:
             return f" through {service.partition('.')[0]}"
+        case {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [str(partition)]}, **rest} if not rest:
+            return f", partition {partition} only"
         case condition:
             message = f"{condition} has no words for readers"
             raise NotImplementedError(message)

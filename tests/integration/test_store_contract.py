@@ -22,13 +22,15 @@ from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, Wo
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import (
     AffectedCluster,
+    Decision,
     HeldFor,
     Incident,
     IncidentStatus,
+    PersonsDecision,
     TimelineEntry,
     WorkflowKind,
 )
-from keyvigil.domain.keys import Baseline, Health, Key, KeyFacts, KeyStatus, KeyUse, Trigger
+from keyvigil.domain.keys import Baseline, Health, Key, KeyFacts, KeyStatus, KeyUse, Rebaseline, RoleClaim, Trigger
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
 from keyvigil.domain.verdicts import Cause, Finding
 from keyvigil.errors import ConflictError, RefusedError
@@ -107,6 +109,8 @@ def read(store: Store, entity: Entity) -> Entity | None:
             return store.project(entity.project_id)
         case Key():
             return store.key(entity.project_id, entity.key_id)
+        case RoleClaim():
+            return store.role_claim(entity.account_id, entity.role_name.upper())
         case Cluster():
             return store.cluster(entity.project_id, entity.cluster_id)
         case Incident():
@@ -189,6 +193,7 @@ def full_key() -> Key:
         clusters=200,
         pending_clusters=7,
         alert_sequence=42,
+        rebaselines=(Rebaseline(at=NOW, by="arn:aws:iam::111111111111:user/op", reason="damaged"),),
     )
 
 
@@ -225,6 +230,9 @@ def full_incident() -> Incident:
         clusters_told=True,
         lock_failure_told_at=NOW,
         unlock_failure_told_at=LATER,
+        decision=PersonsDecision(
+            decision=Decision.HOLD, reason="planned", by="arn:aws:iam::111111111111:user/op", at=NOW
+        ),
     )
 
 
@@ -268,6 +276,7 @@ FULL: list[Entity] = [
     full_cluster(),
     full_incident(),
     subscription(),
+    RoleClaim(account_id=CUSTOMER, role_name="KeyVigil-Customer", project_id="acme-prod", keys=2),
     entry(),
     *full_rows(),
 ]

@@ -18,8 +18,9 @@ from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import ConflictError
-from keyvigil.ports import Put, RegistrationAnswer, SweepRecord
+from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, SweepRecord, ValidationAnswer
 from keyvigil.settings import Settings
+from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.record_lock_result import RecordLockResult
 from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
@@ -91,6 +92,7 @@ KEY_FIELDS = {
     "open_incident_id",
     "clusters",
     "created_at",
+    "rebaselines",  # not in the contract
 }
 VERDICT_FIELDS = {
     "outcome",
@@ -134,6 +136,7 @@ LISTED_INCIDENT_FIELDS = {
     "resolved_at",
     "execution_arns",
     "clusters",
+    "decision",  # not in the contract's example
 }
 INCIDENT_FIELDS = LISTED_INCIDENT_FIELDS | {"timeline"}
 SUBSCRIPTION_FIELDS = {
@@ -256,12 +259,13 @@ class Api:
             "clock": self.clock,
             "workflow": self.workflow,
             "projects": Projects(self.store, self.topics, self.clock, self.ids),
-            "keys": Keys(self.store, self.checker, self.clock),
+            "keys": Keys(self.store, self.checker, self.clock, own_account="111111111111"),
             "clusters": Clusters(self.store, self.clock),
             "subscriptions": Subscriptions(self.store, self.topics, self.clock, self.ids),
             "record_lock_result": RecordLockResult(
                 self.store, self.workflow, SettleLockout(self.store, self.clock, self.ids), self.clock, self.ids
             ),
+            "decide_incident": DecideIncident(self.store, self.clock, self.ids),
             "read_fleet": ReadFleet(self.store, self.clock),
         }
         for name, value in wired.items():
@@ -272,6 +276,11 @@ class Api:
             key_arn=KEY_ARN,
             baseline=Baseline.of(CIPHERTEXT, {"tested-by": "KeyVigil"}, NOW),
             facts=KeyFacts(),
+        )
+        self.checker.validation = ValidationAnswer(
+            verdict=verdict(),
+            role_checks_external_id=True,
+            operations=(OperationAnswer(operation="DescribeKey", allowed=True, error=None),),
         )
 
     def fill(self) -> None:
@@ -374,6 +383,16 @@ ROUTES = [
     Route("GET", f"{T}/keys", f"{P}/keys", 200, PAGE_FIELDS, item_fields=KEY_FIELDS),
     Route("GET", f"{T}/keys/<key_id>", f"{P}/keys/{KEY_ID}", 200, KEY_FIELDS),
     Route("POST", f"{T}/keys/<key_id>/check", f"{P}/keys/{KEY_ID}/check", 200, KEY_FIELDS),
+    Route("PATCH", f"{T}/keys/<key_id>", f"{P}/keys/{KEY_ID}", 200, KEY_FIELDS, {"use": "cse"}),
+    Route(
+        "POST",
+        f"{T}/keys/<key_id>/rebaseline",
+        f"{P}/keys/{KEY_ID}/rebaseline",
+        200,
+        KEY_FIELDS,
+        {"reason": "The stored ciphertext was damaged."},
+    ),
+    Route("POST", f"{T}/key-validations", f"{P}/key-validations", 200, {"verdict", "operations"}, NEW_KEY),
     Route("DELETE", f"{T}/keys/<key_id>", f"{P}/keys/us-west-2.{OTHER_KEY}", 204, None),
     Route("POST", f"{T}/clusters", f"{P}/clusters", 201, CLUSTER_FIELDS, NEW_CLUSTER),
     Route("GET", f"{T}/clusters", f"{P}/clusters", 200, PAGE_FIELDS, item_fields=CLUSTER_FIELDS),
@@ -392,6 +411,14 @@ ROUTES = [
     Route("GET", f"{T}/incidents/<incident_id>", f"{P}/incidents/01JINCIDENT", 200, INCIDENT_FIELDS),
     Route(
         "POST",
+        f"{T}/incidents/<incident_id>/decision",
+        f"{P}/incidents/01JINCIDENT/decision",
+        200,
+        INCIDENT_FIELDS,
+        {"decision": "approve", "reason": "It is a real outage."},
+    ),
+    Route(
+        "POST",
         f"{T}/subscriptions",
         f"{P}/subscriptions",
         201,
@@ -400,6 +427,13 @@ ROUTES = [
     ),
     Route("GET", f"{T}/subscriptions", f"{P}/subscriptions", 200, PAGE_FIELDS, item_fields=SUBSCRIPTION_FIELDS),
     Route("DELETE", f"{T}/subscriptions/<subscription_id>", f"{P}/subscriptions/01JSUBSCRIPTION", 204, None),
+    Route(
+        "POST",
+        f"{T}/subscriptions/<subscription_id>/test",
+        f"{P}/subscriptions/01JSUBSCRIPTION/test",
+        200,
+        SUBSCRIPTION_FIELDS | {"alert_id"},
+    ),
     Route("GET", "/fleet", "/fleet", 200, FLEET_FIELDS),
 ]
 
@@ -521,6 +555,7 @@ def test_a_registered_key_is_shown_as_in_the_contract(empty: Api) -> None:
         "open_incident_id": None,
         "clusters": 0,
         "created_at": "2026-11-22T03:00:00.000Z",
+        "rebaselines": [],
     }
 
 
@@ -862,6 +897,18 @@ WRONG = [
     Wrong(f"{P}/keys", {**NEW_KEY, "key_arn": "x" * 2049}, {"key_arn"}),
     Wrong(f"{P}/keys", {**NEW_KEY, "use": "everything"}, {"use"}),
     Wrong(f"{P}/keys", {**NEW_KEY, "external_id": "mine"}, {"external_id"}),
+    Wrong(f"{P}/key-validations", {}, {"key_arn", "role_arn", "use"}),
+    Wrong(f"{P}/keys/{KEY_ID}", {"use": "everything"}, {"use"}, "PATCH"),
+    Wrong(f"{P}/keys/{KEY_ID}", {"role_arn": None}, {"role_arn"}, "PATCH"),
+    Wrong(f"{P}/keys/{KEY_ID}", {"key_arn": KEY_ARN}, {"key_arn"}, "PATCH"),
+    Wrong(f"{P}/keys/{KEY_ID}/rebaseline", {}, {"reason"}),
+    Wrong(f"{P}/keys/{KEY_ID}/rebaseline", {"reason": "  "}, {"reason"}),
+    Wrong(f"{P}/keys/{KEY_ID}/rebaseline", {"reason": "x" * 1001}, {"reason"}),
+    Wrong(f"{P}/keys/{KEY_ID}/rebaseline", {"reason": "x", "by": "me"}, {"by"}),
+    Wrong(f"{P}/incidents/01JINCIDENT/decision", {}, {"decision", "reason"}),
+    Wrong(f"{P}/incidents/01JINCIDENT/decision", {"decision": "lock", "reason": "x"}, {"decision"}),
+    Wrong(f"{P}/incidents/01JINCIDENT/decision", {"decision": "hold", "reason": "two\nlines"}, {"reason"}),
+    Wrong(f"{P}/incidents/01JINCIDENT/decision", {"decision": "hold", "reason": ""}, {"reason"}),
     Wrong(f"{P}/clusters", {}, {"cluster_id", "name", "kind", "region", "key_id"}),
     Wrong(f"{P}/clusters", {**NEW_CLUSTER, "cluster_id": "a/b"}, {"cluster_id"}),
     Wrong(f"{P}/clusters", {**NEW_CLUSTER, "cluster_id": ".."}, {"cluster_id"}),
@@ -968,6 +1015,11 @@ def test_an_unknown_route_is_404(api: Api, method: str, path: str) -> None:
         ("GET", f"{P}/keys/us-west-2.none", None),
         ("DELETE", f"{P}/keys/us-west-2.none", None),
         ("POST", f"{P}/keys/us-west-2.none/check", None),
+        ("PATCH", f"{P}/keys/us-west-2.none", {"use": "cse"}),
+        ("POST", f"{P}/keys/us-west-2.none/rebaseline", {"reason": "x"}),
+        ("POST", "/projects/nobody/key-validations", NEW_KEY),
+        ("POST", f"{P}/incidents/none/decision", {"decision": "approve", "reason": "x"}),
+        ("POST", f"{P}/subscriptions/none/test", None),
         ("POST", "/projects/nobody/clusters", NEW_CLUSTER),
         ("GET", "/projects/nobody/clusters", None),
         ("GET", f"{P}/clusters/none", None),
@@ -1093,6 +1145,87 @@ def test_an_unexpected_fault_is_500_and_tells_nothing_of_the_inside(api: Api, mo
         "status": 500,
         "detail": "KeyVigil failed; the operator's log has the reason.",
     }
+
+
+# --- decisions --------------------------------------------------------------------------------------------------
+
+CALLER = f"arn:aws:sts::{CUSTOMER}:assumed-role/tenant/session"
+DECISION = f"{P}/incidents/01JINCIDENT/decision"
+
+
+def decide(api: Api, decision: str, reason: str = "We know of it.") -> Reply:
+    return api.ask("POST", DECISION, {"decision": decision, "reason": reason})
+
+
+@pytest.mark.parametrize("decision", ["approve", "hold", "dismiss"])
+def test_a_decision_is_kept_with_who_made_it_when_and_why_also_in_the_timeline(api: Api, decision: str) -> None:
+    api.store.put(incident(status=IncidentStatus.HELD))
+
+    reply = decide(api, decision)
+
+    assert reply.status == 200
+    made = {"decision": decision, "reason": "We know of it.", "by": CALLER, "at": "2026-11-22T03:00:00.000Z"}
+    assert reply.json["decision"] == made
+    [entry] = [each for each in reply.json["timeline"] if each["what"] == f"decision.{decision}"]
+    assert entry["detail"] == f"{CALLER} decided {decision}: We know of it."
+    assert api.ask("GET", f"{P}/incidents/01JINCIDENT").json["decision"] == made
+
+
+def test_the_same_decision_again_is_told_once_and_another_one_replaces_it(api: Api) -> None:
+    api.store.put(incident(status=IncidentStatus.HELD))
+    decide(api, "hold")
+    decide(api, "hold")
+    reply = decide(api, "approve")
+
+    assert reply.json["decision"]["decision"] == "approve"
+    decisions = [each["what"] for each in reply.json["timeline"] if each["what"].startswith("decision.")]
+    assert decisions == ["decision.hold", "decision.approve"]
+
+
+@pytest.mark.parametrize("status", list(IncidentStatus))
+@pytest.mark.parametrize("decision", ["approve", "hold", "dismiss"])
+def test_an_incident_is_held_only_before_its_lockout_begins_and_nothing_is_decided_after_its_end(
+    api: Api, status: IncidentStatus, decision: str
+) -> None:
+    api.store.put(incident(status=status))
+    before = {IncidentStatus.CONFIRMING, IncidentStatus.HELD, IncidentStatus.OBSERVED}
+    too_late = status is IncidentStatus.RESOLVED or (decision == "hold" and status not in before)
+
+    reply = decide(api, decision)
+
+    assert reply.status == (409 if too_late else 200)
+    stored = api.store.incident("acme-prod", "01JINCIDENT")
+    assert stored is not None
+    assert (stored.decision is None) == too_late
+    if too_late:
+        assert reply.json["title"] == "Too late for this decision"
+
+
+def test_a_lockout_that_begins_while_it_is_held_is_not_held(api: Api) -> None:
+    api.store.put(incident(status=IncidentStatus.HELD))
+
+    def the_lockout_begins() -> None:
+        current = api.store.incident("acme-prod", "01JINCIDENT")
+        assert current is not None
+        api.store.commit([Put(changed(current, status=IncidentStatus.LOCKING))])
+
+    api.store.before_commit = the_lockout_begins
+
+    assert decide(api, "hold").status == 409
+
+
+def test_a_rebaseline_names_its_caller(api: Api) -> None:
+    reply = api.ask("POST", f"{P}/keys/{KEY_ID}/rebaseline", {"reason": "It was damaged."})
+
+    [made] = reply.json["rebaselines"]
+    assert made == {"at": "2026-11-22T03:00:00.000Z", "by": CALLER, "reason": "It was damaged."}
+
+
+def test_a_validation_shows_every_operation(api: Api) -> None:
+    reply = api.ask("POST", f"{P}/key-validations", NEW_KEY)
+
+    assert reply.json["operations"] == [{"operation": "DescribeKey", "allowed": True, "error": None}]
+    assert set(reply.json["verdict"]) == VERDICT_FIELDS
 
 
 # --- rubbish ----------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from keyvigil.domain.incidents import (
 from keyvigil.domain.keys import Baseline, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import NotFoundError
-from keyvigil.ports import ProbeAnswer, RegistrationAnswer
+from keyvigil.ports import OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from keyvigil.use_cases.keep_topics import KeepTopics
 from keyvigil.use_cases.lock_clusters import LockoutPlan
@@ -465,10 +465,27 @@ def test_a_request_to_probe_a_registration_answers_so_that_the_api_can_read_it(u
     assert from_plain(json.loads(json.dumps(answer)), RegistrationAnswer) == expected
 
 
+def test_a_key_is_validated_operation_by_operation_for_the_api(use: Use) -> None:
+    registration = Registration(
+        project_id="acme-prod", key_arn=KEY_ARN, role_arn=ROLE_ARN, external_id=EXTERNAL_ID, use=KeyUse.CMEK
+    )
+    prober = ScriptedProber()
+    prober.validation = ValidationAnswer(
+        verdict=verdict(Cause.ACCESS_DENIED),
+        role_checks_external_id=True,
+        operations=(OperationAnswer(operation="Encrypt", allowed=False, error="AccessDeniedException: no"),),
+    )
+    use(prober=prober)
+
+    answer = load("check_keys").handler({"action": "validate_key", "registration": to_plain(registration)}, Context())
+
+    assert from_plain(json.loads(json.dumps(answer)), ValidationAnswer) == prober.validation
+
+
 @nothing_to_count
 @pytest.mark.parametrize("request_", [{"action": "destroy"}, {}], ids=["another action", "no action"])
 def test_an_unknown_action_is_an_error(request_: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="it is `check` or `probe_registration`"):
+    with pytest.raises(ValueError, match="it is `check`, `probe_registration` or `validate_key`"):
         load("check_keys").handler(request_, Context())
 
 

@@ -23,7 +23,7 @@ from keyvigil.adapters.kms_prober import (
 )
 from keyvigil.domain.keys import Baseline, Key, KeyUse, Registration, probe_context
 from keyvigil.domain.verdicts import Cause, Outcome
-from keyvigil.ports import RegistrationAnswer
+from keyvigil.ports import RegistrationAnswer, ValidationAnswer
 from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, NOW, ROLE_ARN, key
 from tests.fakes import FakeClock, changed
 
@@ -924,3 +924,112 @@ def test_a_slow_registration_ends_within_its_time_as_unknown(prober: KmsProber, 
         "Encrypt",
     )
     assert answer.baseline is None
+
+
+def test_a_role_that_is_to_change_must_open_what_was_encrypted_at_registration(prober: KmsProber, cloud: Aws) -> None:
+    role_checks_the_external_id(cloud)
+    context = probe_context("acme-prod")
+    cloud.describes()
+    cloud.encrypts(context=context)
+    cloud.decrypts(ciphertext=NEW_CIPHERTEXT, context=context)
+    cloud.refuses("decrypt", "IncorrectKeyException")
+
+    answer = register(prober, baseline=Baseline.of(OLD_CIPHERTEXT, CONTEXT, NOW))
+
+    assert (answer.verdict.cause, answer.verdict.operation) == (Cause.CIPHERTEXT_UNREADABLE, "Decrypt")
+    assert answer.baseline is None
+
+
+# --- validation -------------------------------------------------------------------------------------------------
+
+
+def validate(prober: KmsProber, **fields: Any) -> tuple[ValidationAnswer, dict[str, bool | None]]:
+    answer = prober.validate(changed(REGISTRATION, **fields))
+    return answer, {each.operation: each.allowed for each in answer.operations}
+
+
+def test_a_validation_of_a_working_key_allows_every_operation_of_its_use(prober: KmsProber, cloud: Aws) -> None:
+    access_key = role_checks_the_external_id(cloud)
+    context = probe_context("acme-prod")
+    cloud.describes()
+    cloud.encrypts(context=context)
+    cloud.decrypts(ciphertext=NEW_CIPHERTEXT, context=context)
+    cloud.makes_data_keys(context=context)
+
+    answer, allowed = validate(prober, use=KeyUse.CSE)
+
+    assert answer.verdict.outcome is Outcome.HEALTHY
+    assert allowed == dict.fromkeys(("DescribeKey", "Encrypt", "Decrypt", "GenerateDataKey"), True)
+    assert all(each.error is None for each in answer.operations)
+    assert [call.signed_by for call in cloud.calls][3:] == [access_key] * 4
+
+
+def test_a_validation_goes_on_after_a_refusal_and_its_verdict_is_the_first_one(prober: KmsProber, cloud: Aws) -> None:
+    role_checks_the_external_id(cloud)
+    context = probe_context("acme-prod")
+    cloud.refuses("describe_key", "AccessDeniedException")
+    cloud.encrypts(context=context)
+    cloud.refuses("decrypt", "ThrottlingException")
+    cloud.makes_data_keys(context=context)
+
+    answer, allowed = validate(prober, use=KeyUse.CSE)
+
+    assert allowed == {"DescribeKey": False, "Encrypt": True, "Decrypt": None, "GenerateDataKey": True}
+    assert (answer.verdict.cause, answer.verdict.operation) == (Cause.ACCESS_DENIED, "DescribeKey")
+    errors = {each.operation: each.error or "" for each in answer.operations}
+    assert errors["DescribeKey"].startswith("AccessDeniedException: The role ")
+    assert errors["Decrypt"].startswith("ThrottlingException: ")
+
+
+def test_a_validation_says_that_decrypt_was_not_tried_where_there_was_nothing_to_decrypt(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    role_checks_the_external_id(cloud)
+    cloud.describes()
+    cloud.refuses("encrypt", "AccessDeniedException")
+
+    answer, allowed = validate(prober)
+
+    assert allowed == {"DescribeKey": True, "Encrypt": False, "Decrypt": None}
+    assert answer.operations[2].error == "not tried: Encrypt made no ciphertext to decrypt"
+
+
+def test_a_validation_of_a_signing_key_says_that_describing_it_worked(prober: KmsProber, cloud: Aws) -> None:
+    role_checks_the_external_id(cloud)
+    cloud.describes(KeyUsage="SIGN_VERIFY", KeySpec="ECC_NIST_P256")
+    cloud.refuses("encrypt", "InvalidKeyUsageException")
+
+    answer, allowed = validate(prober)
+
+    assert answer.verdict.cause is Cause.KEY_WRONG_USAGE
+    assert allowed == {"DescribeKey": True, "Encrypt": False, "Decrypt": None}
+
+
+def test_a_validation_without_a_role_knows_nothing_of_the_operations(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_refuses()
+
+    answer, allowed = validate(prober)
+
+    assert answer.verdict.cause is Cause.ROLE_NOT_ASSUMABLE
+    assert allowed == dict.fromkeys(("DescribeKey", "Encrypt", "Decrypt"), None)
+
+
+def test_a_validation_does_not_use_a_role_that_does_not_check_the_external_id(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.role_gives_a_session(external_id=None)
+
+    answer, allowed = validate(prober)
+
+    assert answer.role_checks_external_id is False
+    assert allowed == {}
+    assert cloud.asked == ["AssumeRole", "AssumeRole"]
+
+
+def test_nobody_acts_as_the_customer_after_a_validation(prober: KmsProber, cloud: Aws) -> None:
+    role_checks_the_external_id(cloud)
+    cloud.refuses("describe_key", "DisabledException")
+    cloud.refuses("encrypt", "DisabledException")
+
+    validate(prober)
+
+    assert aws._tenant.get() is None

@@ -24,13 +24,14 @@ from keyvigil.domain.keys import Baseline, KeyFacts, KeyUse, Registration, Trigg
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundError, RefusedError
-from keyvigil.ports import CheckMessage, ExecutionState, RegistrationAnswer
+from keyvigil.ports import CheckMessage, ExecutionState, OperationAnswer, RegistrationAnswer, ValidationAnswer
 from tests.examples import CUSTOMER, EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, incident, key, verdict
 from tests.fakes import changed
 
 TOPIC_ARN = "arn:aws:sns:us-west-2:111111111111:keyvigil-project-acme-prod"
 SUBSCRIPTION_ARN = f"{TOPIC_ARN}:8d2e5b1c-0000-0000-0000-000000000000"
 QUEUE_ARN = f"arn:aws:sqs:us-west-2:{CUSTOMER}:alerts"
+MARK = "test-01JSUBSCRIPTION"
 QUEUE_URL = "https://sqs.us-west-2.amazonaws.com/111111111111/keyvigil-check"
 LOCKOUT_ARN = "arn:aws:states:us-west-2:111111111111:stateMachine:keyvigil-cluster-lockout"
 RECOVERY_ARN = "arn:aws:states:us-west-2:111111111111:stateMachine:keyvigil-cluster-recovery"
@@ -393,7 +394,7 @@ def test_a_subscription_is_pending_until_it_is_confirmed(
     aws: Stubs, topics: SnsTopics, answered: str | None, status: str
 ) -> None:
     wanted = subscription(min_severity="warning", types=("key.*", "cluster.locked"))
-    policy = {"severity": ["warning", "critical"], "type": [{"prefix": "key."}, "cluster.locked"]}
+    policy = {"severity": ["warning", "critical", MARK], "type": [{"prefix": "key."}, "cluster.locked", MARK]}
     expected = {
         "TopicArn": TOPIC_ARN,
         "Protocol": "sqs",
@@ -418,17 +419,17 @@ def test_a_subscription_is_pending_until_it_is_confirmed(
     ],
 )
 def test_a_least_severity_lets_it_and_everything_above_through(least: str, severities: list[str]) -> None:
-    assert filter_policy(subscription(min_severity=least)) == {"severity": severities}
+    assert filter_policy(subscription(min_severity=least)) == {"severity": [*severities, MARK]}
 
 
 def test_the_filter_policy_knows_every_severity() -> None:
-    assert filter_policy(subscription(min_severity="info"))["severity"] == [str(each) for each in Severity]
+    assert filter_policy(subscription(min_severity="info"))["severity"] == [*(str(each) for each in Severity), MARK]
 
 
 def test_types_are_taken_to_the_letter_unless_they_end_in_a_star() -> None:
     policy = filter_policy(subscription(types=("key.*", "key.unhealthy", "cluster.*")))
 
-    assert policy["type"] == [{"prefix": "key."}, "key.unhealthy", {"prefix": "cluster."}]
+    assert policy["type"] == [{"prefix": "key."}, "key.unhealthy", {"prefix": "cluster."}, MARK]
 
 
 def test_what_an_endpoint_does_not_take_goes_to_the_dead_letters(aws: Stubs, clients: dict[str, Any]) -> None:
@@ -497,6 +498,75 @@ def test_ending_a_subscription_that_is_gone_is_not_an_error(aws: Stubs, topics: 
     aws.sns.add_client_error("unsubscribe", code, expected_params={"SubscriptionArn": SUBSCRIPTION_ARN})
 
     topics.unsubscribe(SUBSCRIPTION_ARN)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "raw"),
+    [(Protocol.SQS, True), (Protocol.LAMBDA, False), (Protocol.EMAIL, False), (Protocol.HTTPS, False)],
+)
+def test_only_a_queue_gets_the_alert_without_its_envelope(
+    aws: Stubs, topics: SnsTopics, protocol: Protocol, *, raw: bool
+) -> None:
+    wanted = subscription(protocol=protocol)
+    attributes = {"FilterPolicy": json.dumps(filter_policy(wanted)), **({"RawMessageDelivery": "true"} if raw else {})}
+    expected = {
+        "TopicArn": TOPIC_ARN,
+        "Protocol": str(protocol),
+        "Endpoint": QUEUE_ARN,
+        "Attributes": attributes,
+        "ReturnSubscriptionArn": True,
+    }
+    aws.sns.add_response("subscribe", {"SubscriptionArn": SUBSCRIPTION_ARN}, expected)
+    aws.sns.add_response("get_subscription_attributes", {"Attributes": {}}, {"SubscriptionArn": SUBSCRIPTION_ARN})
+
+    topics.subscribe(TOPIC_ARN, wanted)
+
+
+def test_a_test_message_carries_the_mark_of_one_subscription_only(aws: Stubs, topics: SnsTopics) -> None:
+    mine, other = subscription(), subscription(subscription_id="01JOTHER", types=("key.*",))
+    sent: list[dict[str, Any]] = []
+
+    def keep(params: dict[str, Any], **_: Any) -> None:
+        sent.append(params)
+
+    topics._sns.meta.events.register_first("before-parameter-build.sns.Publish", keep)
+    aws.sns.add_response("publish", {"MessageId": "1"})
+    topics.send_test(TOPIC_ARN, mine, "01JALERT", NOW)
+    topics._sns.meta.events.unregister("before-parameter-build.sns.Publish", keep)
+
+    [published] = sent
+    attributes = {name: value["StringValue"] for name, value in published["MessageAttributes"].items()}
+    assert attributes["type"] == attributes["severity"] == MARK
+    for name, values in filter_policy(mine).items():
+        assert attributes[name] in values
+    assert not any(attributes[name] in values for name, values in filter_policy(other).items())
+    messages = json.loads(published["Message"])
+    document = json.loads(messages["default"])
+    assert document.keys() == to_plain(alert()).keys(), "a reader of alerts reads this too"
+    assert (document["type"], document["alert_id"], document["key"]) == ("subscription.test", "01JALERT", None)
+    assert "This is a test" in messages["email"]
+
+
+def test_a_test_message_that_sns_does_not_take_is_not_delivered(aws: Stubs, topics: SnsTopics) -> None:
+    aws.sns.add_client_error("publish", "InternalError", http_status_code=500)
+
+    with pytest.raises(DeliveryError):
+        topics.send_test(TOPIC_ARN, subscription(), "01JALERT", NOW)
+
+
+def test_a_subscription_that_sns_forgot_is_gone(aws: Stubs, topics: SnsTopics) -> None:
+    aws.sns.add_client_error("get_subscription_attributes", "NotFound", http_status_code=404)
+
+    assert topics.subscription_status(SUBSCRIPTION_ARN) == "gone"
+
+
+def test_a_pending_subscription_that_sns_does_not_end_is_refused_and_not_a_fault(aws: Stubs, topics: SnsTopics) -> None:
+    aws.sns.add_client_error("unsubscribe", "InvalidParameter", http_status_code=400)
+
+    with pytest.raises(RefusedError) as refused:
+        topics.unsubscribe(SUBSCRIPTION_ARN)
+
+    assert (refused.value.status, refused.value.title) == (409, "Subscription is not confirmed")
 
 
 def test_a_subscription_that_never_was_confirmed_has_nothing_to_end(aws: Stubs, topics: SnsTopics) -> None:
@@ -753,11 +823,29 @@ def test_a_registration_is_probed_by_check_keys_and_its_answer_read(aws: Stubs, 
             "external_id": EXTERNAL_ID,
             "use": "cmek",
             "context": {"tested-by": "KeyVigil"},
+            "baseline": None,
         },
     }
     check_keys_answers(aws, payload, to_plain(expected))
 
     assert checker.probe_registration(registration) == expected
+
+
+def test_a_validation_is_asked_of_check_keys_and_its_answer_read(aws: Stubs, checker: InvokedKeyChecker) -> None:
+    registration = Registration(
+        project_id="acme-prod", key_arn=KEY_ARN, role_arn=ROLE_ARN, external_id=EXTERNAL_ID, use=KeyUse.CMEK
+    )
+    expected = ValidationAnswer(
+        verdict=verdict(Cause.ACCESS_DENIED),
+        role_checks_external_id=True,
+        operations=(
+            OperationAnswer(operation="Encrypt", allowed=False, error="AccessDeniedException: no"),
+            OperationAnswer(operation="Decrypt", allowed=None, error="not tried"),
+        ),
+    )
+    check_keys_answers(aws, {"action": "validate_key", "registration": to_plain(registration)}, to_plain(expected))
+
+    assert checker.validate_key(registration) == expected
 
 
 def test_a_check_keys_that_failed_did_not_answer(aws: Stubs, checker: InvokedKeyChecker) -> None:

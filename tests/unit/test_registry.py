@@ -9,6 +9,7 @@ import pytest
 from keyvigil.domain.clusters import ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import IncidentStatus
 from keyvigil.domain.keys import (
+    REBASELINES_KEPT,
     Baseline,
     Health,
     Key,
@@ -29,8 +30,8 @@ from keyvigil.errors import (
     NotFoundError,
     RefusedError,
 )
-from keyvigil.ports import Put, RegistrationAnswer
-from keyvigil.use_cases.registry import Clusters, Keys, NewCluster, NewProject, Projects, Subscriptions
+from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, ValidationAnswer
+from keyvigil.use_cases.registry import Clusters, KeyRequest, Keys, NewCluster, NewProject, Projects, Subscriptions
 from tests.examples import (
     EXTERNAL_ID,
     KEY_ARN,
@@ -47,6 +48,7 @@ from tests.examples import (
 from tests.fakes import CountingIds, FakeChecker, FakeClock, FakeTopics, MemoryStore, changed
 
 ALIAS_ARN = KEY_ARN.replace(f"key/{KMS_KEY}", "alias/vectors")
+OWN_ACCOUNT = "111111111111"
 QUEUE_ARN = "arn:aws:sqs:us-west-2:222222222222:alerts"
 NEW_PROJECT = NewProject(
     project_id="acme-prod",
@@ -77,12 +79,12 @@ class Registry:
         self.checker = FakeChecker()
         ids = CountingIds()
         self.projects = Projects(self.store, self.topics, self.clock, ids)
-        self.keys = Keys(self.store, self.checker, self.clock)
+        self.keys = Keys(self.store, self.checker, self.clock, own_account=OWN_ACCOUNT)
         self.clusters = Clusters(self.store, self.clock)
         self.subscriptions = Subscriptions(self.store, self.topics, self.clock, ids)
 
     def register_key(self, key_arn: str = KEY_ARN, role_arn: str = ROLE_ARN, use: KeyUse = KeyUse.CMEK) -> Key:
-        return self.keys.register("acme-prod", key_arn, role_arn, use)
+        return self.keys.register("acme-prod", KeyRequest(key_arn=key_arn, role_arn=role_arn, use=use))
 
     def key(self) -> Key:
         found = self.store.key("acme-prod", KEY_ID)
@@ -388,7 +390,7 @@ def test_an_alias_of_a_key_that_is_registered_already_is_found_out_when_it_is_re
 
 def test_a_key_of_a_project_that_does_not_exist_is_not_registered(registry: Registry) -> None:
     with pytest.raises(NotFoundError):
-        registry.keys.register("nobody", KEY_ARN, ROLE_ARN, KeyUse.CMEK)
+        registry.keys.register("nobody", KeyRequest(key_arn=KEY_ARN, role_arn=ROLE_ARN, use=KeyUse.CMEK))
 
     assert registry.checker.seen == []
 
@@ -869,3 +871,374 @@ def test_another_projects_subscription_is_not_ended(registry: Registry) -> None:
         registry.subscriptions.delete("other", made.subscription_id)
 
     assert len(registry.topics.subscriptions) == 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "endpoint"),
+    [
+        (Protocol.LAMBDA, "arn:aws:lambda:us-west-2:222222222222:function:page"),
+        (Protocol.EMAIL, "oncall@example.com"),
+        (Protocol.HTTPS, "https://hooks.example.com/keyvigil"),
+    ],
+)
+def test_a_subscription_waits_for_its_confirmation_and_shows_when_it_came(
+    registry: Registry, protocol: Protocol, endpoint: str
+) -> None:
+    registry.topics.status = "pending"
+    made = registry.subscriptions.create("acme-prod", protocol, endpoint, "info", ())
+    assert made.status == "pending"
+    assert registry.subscriptions.page("acme-prod", 10, None).items[0].status == "pending"
+
+    registry.topics.status = "confirmed"
+    [listed] = registry.subscriptions.page("acme-prod", 10, None).items
+
+    assert listed.status == "confirmed"
+    assert registry.store.subscription("acme-prod", made.subscription_id) == listed, "and SNS is not asked again"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "endpoint"),
+    [
+        (Protocol.HTTPS, "https://169.254.169.254/latest/meta-data"),
+        (Protocol.HTTPS, "http://hooks.example.com/"),
+        (Protocol.EMAIL, "nobody"),
+        (Protocol.LAMBDA, QUEUE_ARN),
+    ],
+)
+def test_an_endpoint_that_does_not_fit_its_protocol_is_refused(
+    registry: Registry, protocol: Protocol, endpoint: str
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        registry.subscriptions.create("acme-prod", protocol, endpoint, "info", ())
+
+    assert (refused.value.status, refused.value.title) == (422, "Invalid endpoint")
+    assert registry.topics.subscriptions == {}
+
+
+def test_a_test_message_goes_to_the_one_subscription(registry: Registry) -> None:
+    made = registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "info", ())
+
+    tested, alert_id = registry.subscriptions.send_test("acme-prod", made.subscription_id)
+
+    assert tested.subscription_id == made.subscription_id
+    assert registry.topics.tested == [(project().alert_topic_arn, made.subscription_id, alert_id)]
+
+
+@pytest.mark.parametrize("status", ["pending", "gone"])
+def test_a_test_message_to_a_subscription_that_gets_nothing_is_refused(registry: Registry, status: str) -> None:
+    registry.topics.status = status
+    made = registry.subscriptions.create("acme-prod", Protocol.EMAIL, "oncall@example.com", "info", ())
+
+    with pytest.raises(RefusedError) as refused:
+        registry.subscriptions.send_test("acme-prod", made.subscription_id)
+
+    assert (refused.value.status, refused.value.title) == (409, "Subscription is not confirmed")
+    assert registry.topics.tested == []
+
+
+def test_a_test_message_that_is_not_taken_is_asked_for_again(registry: Registry) -> None:
+    made = registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "info", ())
+    registry.topics.broken = True
+
+    with pytest.raises(RefusedError) as refused:
+        registry.subscriptions.send_test("acme-prod", made.subscription_id)
+
+    assert (refused.value.status, refused.value.retry_after_seconds) == (503, 5)
+
+
+def test_another_projects_subscription_is_not_tested(registry: Registry) -> None:
+    registry.store.put(project(project_id="other", keys=0))
+    made = registry.subscriptions.create("acme-prod", Protocol.SQS, QUEUE_ARN, "info", ())
+
+    with pytest.raises(NotFoundError):
+        registry.subscriptions.send_test("other", made.subscription_id)
+
+
+# --- tenancy ----------------------------------------------------------------------------------------------------
+
+OWN_KEY_ARN = KEY_ARN.replace("222222222222", OWN_ACCOUNT)
+OTHER_KEY_ARN = KEY_ARN.replace("1234abcd", "5678abcd")
+
+
+def another_project(registry: Registry) -> None:
+    registry.store.put(project(project_id="other", keys=0, external_id="external-2"))
+
+
+def claim_of(registry: Registry, role_arn: str = ROLE_ARN) -> tuple[str, int] | None:
+    claim = registry.store.role_claim("222222222222", role_arn.rpartition("/")[2])
+    return (claim.project_id, claim.keys) if claim else None
+
+
+def test_another_projects_role_is_refused_without_using_it(registry: Registry) -> None:
+    another_project(registry)
+    registry.keys.register("other", KeyRequest(key_arn=OTHER_KEY_ARN, role_arn=ROLE_ARN, use=KeyUse.CMEK))
+    registry.checker.seen.clear()
+
+    with pytest.raises(RefusedError) as refused:
+        registry.register_key()
+
+    assert (refused.value.status, refused.value.title) == (409, "Role serves another project")
+    assert "other" not in refused.value.detail.replace("another", ""), "whose it is stays unsaid"
+    assert registry.checker.seen == []
+
+
+@pytest.mark.parametrize("role_arn", [ROLE_ARN.upper().replace("ARN:AWS:IAM", "arn:aws:iam").replace("ROLE/", "role/")])
+def test_a_role_is_the_same_role_in_capitals(registry: Registry, role_arn: str) -> None:
+    another_project(registry)
+    registry.keys.register("other", KeyRequest(key_arn=KEY_ARN, role_arn=ROLE_ARN, use=KeyUse.CMEK))
+
+    with pytest.raises(RefusedError, match="Role serves another project"):
+        registry.register_key(role_arn=role_arn)
+
+
+def test_of_two_projects_that_race_for_a_role_one_is_refused(registry: Registry) -> None:
+    another_project(registry)
+
+    def the_other_is_faster() -> None:
+        registry.keys.register("other", KeyRequest(key_arn=KEY_ARN, role_arn=ROLE_ARN, use=KeyUse.CMEK))
+
+    registry.store.before_commit = the_other_is_faster
+
+    with pytest.raises(RefusedError) as refused:
+        registry.register_key()
+
+    assert refused.value.title == "Role serves another project"
+    assert [key.project_id for key in registry.store.all(Key)] == ["other"]
+    assert claim_of(registry) == ("other", 1)
+    assert registry.projects.get("acme-prod").keys == 0
+
+
+def test_one_role_serves_all_keys_of_its_project_and_is_free_when_the_last_is_gone(registry: Registry) -> None:
+    first = registry.register_key()
+    registry.checker.answer = answer(key_arn=OTHER_KEY_ARN)
+    second = registry.register_key(OTHER_KEY_ARN)
+    assert claim_of(registry) == ("acme-prod", 2)
+
+    registry.keys.delete("acme-prod", first.key_id)
+    assert claim_of(registry) == ("acme-prod", 1)
+    registry.keys.delete("acme-prod", second.key_id)
+    assert claim_of(registry) is None
+
+
+def test_a_role_in_another_account_than_the_key_is_refused(registry: Registry) -> None:
+    refused = refusal_of(registry, role_arn=ROLE_ARN.replace("222222222222", "333333333333"))
+
+    assert (refused.status, refused.title) == (422, "KMS key and role are in different accounts")
+    assert registry.checker.seen == []
+
+
+def test_an_alias_that_stands_for_a_key_of_another_account_is_refused(registry: Registry) -> None:
+    registry.checker.answer = answer(key_arn=KEY_ARN.replace("222222222222", "333333333333"))
+
+    assert refusal_of(registry, ALIAS_ARN).title == "KMS key and role are in different accounts"
+
+
+@pytest.mark.parametrize("name", ["keyvigil-monitor", "admin", "keyvigil-customer", "my-keyvigil-customer-x"])
+def test_a_role_in_keyvigils_own_account_that_is_not_for_customers_is_refused(registry: Registry, name: str) -> None:
+    refused = refusal_of(registry, OWN_KEY_ARN, f"arn:aws:iam::{OWN_ACCOUNT}:role/keyvigil-customer-path/{name}")
+
+    assert (refused.status, refused.title) == (422, "Role in KeyVigil's own account is not for customers")
+    assert "`keyvigil-customer-`" in refused.detail
+    assert registry.checker.seen == []
+
+
+def test_a_role_in_keyvigils_own_account_that_is_named_for_customers_is_taken(registry: Registry) -> None:
+    registry.checker.answer = answer(key_arn=OWN_KEY_ARN)
+
+    made = registry.register_key(OWN_KEY_ARN, f"arn:aws:iam::{OWN_ACCOUNT}:role/keyvigil-customer-acme")
+
+    assert made.account_id == OWN_ACCOUNT
+
+
+# --- changing a key ---------------------------------------------------------------------------------------------
+
+NEW_ROLE_ARN = f"{ROLE_ARN}-2"
+
+
+@pytest.fixture
+def registered(registry: Registry) -> Registry:
+    """A registry with a project and one key that was registered in it."""
+    registry.register_key()
+    registry.checker.seen.clear()
+    return registry
+
+
+def test_a_keys_role_and_use_are_changed_after_a_probe_the_new_way(registered: Registry) -> None:
+    before = registered.key()
+
+    changed_key = registered.keys.update("acme-prod", KEY_ID, role_arn=NEW_ROLE_ARN, use=KeyUse.CSE)
+
+    [seen] = registered.checker.seen
+    assert (seen.key_arn, seen.role_arn, seen.use) == (KEY_ARN, NEW_ROLE_ARN, KeyUse.CSE)
+    assert seen.baseline == before.baseline, "what was encrypted at registration must open the new way"
+    assert changed_key == registered.key()
+    assert (changed_key.role_arn, changed_key.use) == (NEW_ROLE_ARN, KeyUse.CSE)
+    assert changed_key.baseline == before.baseline
+    assert changed_key.health == before.health
+    assert claim_of(registered) is None
+    assert claim_of(registered, NEW_ROLE_ARN) == ("acme-prod", 1)
+
+
+def test_a_change_that_changes_nothing_asks_nobody(registered: Registry) -> None:
+    registered.keys.update("acme-prod", KEY_ID, role_arn=ROLE_ARN)
+
+    assert registered.checker.seen == []
+    assert len(registered.store.commits) == 1
+
+
+def test_a_changed_key_is_due_at_once(registered: Registry) -> None:
+    registered.keys.update("acme-prod", KEY_ID, use=KeyUse.CSE)
+
+    assert registered.key().due_at <= registered.clock.now() + timedelta(seconds=5)
+    assert claim_of(registered) == ("acme-prod", 1)
+
+
+@pytest.mark.parametrize(
+    ("role_arn", "found", "title"),
+    [
+        (NEW_ROLE_ARN, answer(Cause.KEY_DISABLED), "KMS key is disabled"),
+        (NEW_ROLE_ARN, answer(Cause.ACCESS_DENIED), "Access denied to KMS key"),
+        (NEW_ROLE_ARN, answer(Cause.THROTTLED), "No answer about the KMS key"),
+        (NEW_ROLE_ARN, answer(role_checks_external_id=False), "Role does not check the ExternalId"),
+        ("nothing", answer(), "Invalid IAM role ARN format"),
+        (ROLE_ARN.replace("222222222222", "333333333333"), answer(), "KMS key and role are in different accounts"),
+    ],
+)
+def test_a_change_of_a_key_is_refused_as_its_registration_would_be_and_stores_nothing(
+    registered: Registry, role_arn: str, found: RegistrationAnswer, title: str
+) -> None:
+    before = registered.key()
+    registered.checker.answer = found
+
+    with pytest.raises(RefusedError) as refused:
+        registered.keys.update("acme-prod", KEY_ID, role_arn=role_arn)
+
+    assert refused.value.title == title
+    assert registered.key() == before
+
+
+def test_a_key_is_not_changed_to_a_role_that_another_project_takes_meanwhile(registered: Registry) -> None:
+    another_project(registered)
+    registered.checker.answer = answer(key_arn=OTHER_KEY_ARN)
+
+    def the_other_is_faster() -> None:
+        wanted = KeyRequest(key_arn=OTHER_KEY_ARN, role_arn=NEW_ROLE_ARN, use=KeyUse.CMEK)
+        registered.keys.register("other", wanted)
+
+    registered.store.before_commit = the_other_is_faster
+
+    with pytest.raises(RefusedError, match="Role serves another project"):
+        registered.keys.update("acme-prod", KEY_ID, role_arn=NEW_ROLE_ARN)
+
+    assert registered.key().role_arn == ROLE_ARN
+    assert claim_of(registered) == ("acme-prod", 1)
+
+
+def test_a_role_can_be_changed_while_an_incident_is_open_because_that_may_mend_it(registered: Registry) -> None:
+    registered.store.put(changed(registered.key(), open_incident_id="01JINCIDENT"), incident())
+
+    registered.keys.update("acme-prod", KEY_ID, role_arn=NEW_ROLE_ARN)
+
+    after = registered.key()
+    assert (after.role_arn, after.open_incident_id) == (NEW_ROLE_ARN, "01JINCIDENT")
+
+
+def test_a_rebaseline_replaces_the_ciphertext_and_keeps_who_when_and_why(registered: Registry) -> None:
+    registered.checker.answer = answer(baseline=Baseline.of(b"fresher", probe_context("acme-prod"), NOW))
+    registered.clock.advance(60)
+
+    registered.keys.rebaseline("acme-prod", KEY_ID, reason="It was damaged.", by="arn:aws:iam::111111111111:user/a")
+    registered.keys.rebaseline("acme-prod", KEY_ID, reason="Again.", by="arn:aws:iam::111111111111:user/b")
+
+    after = registered.key()
+    assert after.baseline.ciphertext == b"fresher"
+    assert [(each.by[-1], each.reason) for each in after.rebaselines] == [("a", "It was damaged."), ("b", "Again.")]
+    assert after.rebaselines[0].at == NOW + timedelta(seconds=60)
+    assert registered.checker.seen[0].baseline is None
+
+
+def test_a_key_remembers_a_bounded_number_of_rebaselines(registered: Registry) -> None:
+    for number in range(REBASELINES_KEPT + 3):
+        registered.keys.rebaseline("acme-prod", KEY_ID, reason=str(number), by="somebody")
+
+    reasons = [each.reason for each in registered.key().rebaselines]
+    assert reasons == [str(number) for number in range(3, REBASELINES_KEPT + 3)]
+
+
+def test_a_rebaseline_is_refused_while_an_incident_is_open(registered: Registry) -> None:
+    registered.store.put(changed(registered.key(), open_incident_id="01JINCIDENT"), incident())
+    before = registered.key()
+
+    with pytest.raises(RefusedError) as refused:
+        registered.keys.rebaseline("acme-prod", KEY_ID, reason="x", by="somebody")
+
+    assert (refused.value.status, refused.value.title) == (409, "KMS key has an open incident")
+    assert refused.value.in_the_way == ("incident 01JINCIDENT",)
+    assert registered.key() == before
+    assert registered.checker.seen == []
+
+
+def test_a_rebaseline_is_refused_if_an_incident_opens_while_it_is_made(registered: Registry) -> None:
+    def an_incident_opens() -> None:
+        registered.store.commit([Put(changed(registered.key(), open_incident_id="01JINCIDENT")), Put(incident())])
+
+    registered.store.before_commit = an_incident_opens
+
+    with pytest.raises(RefusedError, match="open incident"):
+        registered.keys.rebaseline("acme-prod", KEY_ID, reason="x", by="somebody")
+
+    assert registered.key().rebaselines == ()
+
+
+def test_a_rebaseline_of_a_key_that_does_not_work_is_refused(registered: Registry) -> None:
+    before = registered.key()
+    registered.checker.answer = answer(Cause.KEY_DISABLED)
+
+    with pytest.raises(RefusedError, match="KMS key is disabled"):
+        registered.keys.rebaseline("acme-prod", KEY_ID, reason="x", by="somebody")
+
+    assert registered.key() == before
+
+
+# --- validation -------------------------------------------------------------------------------------------------
+
+WANTED = KeyRequest(key_arn=KEY_ARN, role_arn=ROLE_ARN, use=KeyUse.CMEK)
+REFUSING = ValidationAnswer(
+    verdict=verdict(Cause.ACCESS_DENIED),
+    role_checks_external_id=True,
+    operations=(OperationAnswer(operation="Encrypt", allowed=False, error="AccessDeniedException: no"),),
+)
+
+
+def test_a_validation_answers_what_was_found_and_stores_nothing(registry: Registry) -> None:
+    registry.checker.validation = REFUSING
+
+    assert registry.keys.validate("acme-prod", WANTED) == REFUSING
+    assert registry.store.commits == []
+
+
+def test_a_key_that_is_registered_already_can_be_validated_again(registered: Registry) -> None:
+    registered.checker.validation = REFUSING
+
+    assert registered.keys.validate("acme-prod", WANTED) == REFUSING
+
+
+def test_a_validation_refuses_the_roles_that_a_registration_refuses(registry: Registry) -> None:
+    another_project(registry)
+    registry.keys.register("other", WANTED)
+    registry.checker.seen.clear()
+    registry.checker.validation = REFUSING
+
+    for wanted in (
+        WANTED,
+        changed(WANTED, key_arn="nothing"),
+        changed(WANTED, role_arn="nothing"),
+        changed(WANTED, role_arn=NEW_ROLE_ARN.replace("222222222222", "333333333333")),
+    ):
+        with pytest.raises(RefusedError):
+            registry.keys.validate("acme-prod", wanted)
+    assert registry.checker.seen == []
+
+    registry.checker.validation = changed(REFUSING, role_checks_external_id=False)
+    with pytest.raises(RefusedError, match="Role does not check the ExternalId"):
+        registry.keys.validate("acme-prod", changed(WANTED, role_arn=NEW_ROLE_ARN))

@@ -9,11 +9,11 @@ from typing import Protocol
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import Incident, TimelineEntry
-from keyvigil.domain.keys import Baseline, Key, KeyFacts, Registration, Trigger
+from keyvigil.domain.keys import Baseline, Key, KeyFacts, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.verdicts import Verdict
 
-type Entity = Project | Key | Cluster | Incident | TimelineEntry | Subscription | OutboxRow
+type Entity = Project | Key | RoleClaim | Cluster | Incident | TimelineEntry | Subscription | OutboxRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,9 @@ class Store(Protocol):
 
     def keys(self, project_id: str, limit: int, token: str | None) -> Page[Key]:
         """List a project's keys by id."""
+
+    def role_claim(self, account_id: str, role_name: str) -> RoleClaim | None:
+        """Read which project a customer's role serves; the name's case does not matter."""
 
     def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
         """Read a cluster, or the tombstone that a deleted one left (`deleted_at` set)."""
@@ -154,6 +157,27 @@ class RegistrationAnswer:
     facts: KeyFacts | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationAnswer:
+    """One operation, tried by itself. `allowed` is None if that was not found out; `error` says why it is not True."""
+
+    operation: str
+    allowed: bool | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationAnswer:
+    """The answer to a validation: the verdict that a registration would get, and every operation by itself.
+
+    `role_checks_external_id` is as in `RegistrationAnswer`.
+    """
+
+    verdict: Verdict
+    role_checks_external_id: bool | None
+    operations: tuple[OperationAnswer, ...]
+
+
 class Prober(Protocol):
     """The only thing that touches a customer's account. Never raises for what AWS answers."""
 
@@ -162,6 +186,9 @@ class Prober(Protocol):
 
     def probe_registration(self, registration: Registration) -> RegistrationAnswer:
         """Try a key before it is registered, and make its registration ciphertext."""
+
+    def validate(self, registration: Registration) -> ValidationAnswer:
+        """Try each operation of a key by itself, whether or not the ones before it worked."""
 
 
 class KeyChecker(Protocol):
@@ -175,6 +202,9 @@ class KeyChecker(Protocol):
 
     def probe_registration(self, registration: Registration) -> RegistrationAnswer:
         """Probe a key before it is registered."""
+
+    def validate_key(self, registration: Registration) -> ValidationAnswer:
+        """Try each operation of a key by itself; nothing is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +294,22 @@ class Topics(Protocol):
             RefusedError: SNS does not take the endpoint.
         """
 
+    def subscription_status(self, subscription_arn: str) -> str:
+        """`pending` until the subscriber has confirmed, then `confirmed`; `gone` if SNS does not know it any more."""
+
     def unsubscribe(self, subscription_arn: str) -> None:
-        """End a subscription. One that is gone is not an error."""
+        """End a subscription. One that is gone is not an error.
+
+        Raises:
+            RefusedError: it was never confirmed, and SNS ends only what was.
+        """
+
+    def send_test(self, topic_arn: str, subscription: Subscription, alert_id: str, at: datetime) -> None:
+        """Publish a test message that reaches this one subscription.
+
+        Raises:
+            DeliveryError: SNS did not take it.
+        """
 
 
 class OutboxRelay(Protocol):

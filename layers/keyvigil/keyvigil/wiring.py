@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from keyvigil.settings import Settings
 
 if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
+
     from keyvigil.ports import Clock, Ids, Prober, Store, Topics, Workflow
     from keyvigil.use_cases.check_key import CheckKey
+    from keyvigil.use_cases.decide_incident import DecideIncident
     from keyvigil.use_cases.keep_topics import KeepTopics
     from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock
     from keyvigil.use_cases.plan_sweep import PlanSweep
@@ -207,7 +210,24 @@ def keys() -> "Keys":
     from keyvigil.adapters.functions import InvokedKeyChecker
     from keyvigil.use_cases.registry import Keys
 
-    return Keys(store(), InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME")), clock())
+    checker = InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME"))
+    return Keys(store(), checker, clock(), own_account=settings().text("ACCOUNT_ID"))
+
+
+@cache
+def decide_incident() -> "DecideIncident":
+    """Keep a person's decision."""
+    from keyvigil.use_cases.decide_incident import DecideIncident
+
+    return DecideIncident(store(), clock(), ids())
+
+
+@cache
+def kept_answers() -> "BasePersistenceLayer":
+    """Answers that are given again to who repeats a request."""
+    from keyvigil.adapters.idempotency import kept_answers as on_table
+
+    return on_table(settings().text("TABLE_NAME"))
 
 
 @cache

@@ -27,7 +27,7 @@ from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.alerts import OutboxRow
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import Incident, TimelineEntry
-from keyvigil.domain.keys import Key
+from keyvigil.domain.keys import Key, RoleClaim
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.errors import ConflictError, RefusedError
 from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord, Write
@@ -104,12 +104,18 @@ def _project_place(project_id: str) -> _Place:
     return _Place(f"PROJECT#{project_id}", "PROJECT")
 
 
+def _role_place(account_id: str, role_name: str) -> _Place:
+    return _Place(f"ROLE#{account_id}", f"NAME#{role_name.lower()}")
+
+
 def _place(entity: Entity) -> _Place:
     match entity:
         case Project():
             return _project_place(entity.project_id)
         case Key():
             return _Place(f"PROJECT#{entity.project_id}", f"KEY#{entity.key_id}")
+        case RoleClaim():
+            return _role_place(entity.account_id, entity.role_name)
         case Cluster():
             return _Place(f"PROJECT#{entity.project_id}", f"CLUSTER#{entity.cluster_id}")
         case Incident():
@@ -125,6 +131,7 @@ def _place(entity: Entity) -> _Place:
 _KINDS: dict[type[Any], str] = {
     Project: "PROJECT",
     Key: "KEY",
+    RoleClaim: "ROLE",
     Cluster: "CLUSTER",
     Incident: "INCIDENT",
     Subscription: "SUBSCRIPTION",
@@ -326,6 +333,10 @@ class DynamoDbStore(Store):
     @override
     def keys(self, project_id: str, limit: int, token: str | None) -> Page[Key]:
         return self._page(Key, f"PROJECT#{project_id}", "KEY#", limit, token)
+
+    @override
+    def role_claim(self, account_id: str, role_name: str) -> RoleClaim | None:
+        return self._get(_role_place(account_id, role_name), RoleClaim)
 
     @override
     def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:

@@ -12,7 +12,7 @@ from keyvigil.adapters.aws import config, session
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.keys import Registration, Trigger
 from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundError
-from keyvigil.ports import KeyChecker, OutboxRelay, RegistrationAnswer
+from keyvigil.ports import KeyChecker, OutboxRelay, RegistrationAnswer, ValidationAnswer
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
@@ -44,6 +44,11 @@ class InvokedKeyChecker(KeyChecker):
     def probe_registration(self, registration: Registration) -> RegistrationAnswer:
         answer = self._invoke({"action": "probe_registration", "registration": to_plain(registration)})
         return from_plain(answer, RegistrationAnswer)
+
+    @override
+    def validate_key(self, registration: Registration) -> ValidationAnswer:
+        answer = self._invoke({"action": "validate_key", "registration": to_plain(registration)})
+        return from_plain(answer, ValidationAnswer)
 
     def _invoke(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         try:

@@ -18,7 +18,7 @@ from keyvigil.adapters.kms_errors import classify
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, Registration
 from keyvigil.domain.remediation import Subject, explain
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Finding, Outcome, Verdict
-from keyvigil.ports import Clock, ProbeAnswer, RegistrationAnswer
+from keyvigil.ports import Clock, OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
@@ -169,6 +169,9 @@ class KmsProber:
                     arn = run.key_arn or registration.key_arn
                     ciphertext = run.encrypt(kms, arn, registration.context)
                     run.decrypt(kms, arn, ciphertext, registration.context)
+                    old = registration.baseline
+                    if old is not None:
+                        run.decrypt(kms, arn, old.ciphertext, old.context)
                     run.generate_data_key(kms, arn, registration.context)
                     baseline = Baseline.of(ciphertext, registration.context, self._clock.now())
         except _StoppedError as error:
@@ -180,6 +183,71 @@ class KmsProber:
             baseline=baseline,
             facts=run.facts,
         )
+
+    def validate(self, registration: Registration) -> ValidationAnswer:
+        """Try each operation by itself. What follows a failure is tried too, so that one look shows all of them."""
+        run = _Run(self._clock, _registration_subject(registration), time.monotonic())
+        checks: bool | None = None
+        try:
+            roles = self._role_credentials()
+            credentials = run.attempt(
+                "AssumeRole",
+                lambda: roles.assume(registration.role_arn, registration.external_id, registration.project_id),
+            )
+            checks = self._role_checks_external_id(run, registration)
+        except _StoppedError as stopped:
+            not_tried = "not tried: the role could not be assumed"
+            operations = [
+                OperationAnswer(operation=each, allowed=None, error=not_tried) for each in registration.use.operations
+            ]
+            return ValidationAnswer(
+                verdict=run.verdict(stopped), role_checks_external_id=checks, operations=tuple(operations)
+            )
+        if not checks:
+            return ValidationAnswer(verdict=run.verdict(None), role_checks_external_id=False, operations=())
+        with acting_as(credentials):
+            first, answers = self._try_each(run, registration)
+        return ValidationAnswer(verdict=run.verdict(first), role_checks_external_id=True, operations=answers)
+
+    def _try_each(
+        self, run: "_Run", registration: Registration
+    ) -> tuple[_StoppedError | None, tuple[OperationAnswer, ...]]:
+        """What each operation of the key's use answers, and the first failure, which a registration would show."""
+        kms = self._kms(registration.key_arn.split(":")[3])
+        first: _StoppedError | None = None
+        answers: list[OperationAnswer] = []
+        ciphertext = b""
+
+        def describe() -> None:
+            run.describe(kms, registration.key_arn, denial_is_final=True)
+
+        def encrypt() -> None:
+            nonlocal ciphertext
+            ciphertext = run.encrypt(kms, run.key_arn or registration.key_arn, registration.context)
+
+        def decrypt() -> None:
+            run.decrypt(kms, run.key_arn or registration.key_arn, ciphertext, registration.context)
+
+        def generate() -> None:
+            run.generate_data_key(kms, run.key_arn or registration.key_arn, registration.context)
+
+        steps = {"DescribeKey": describe, "Encrypt": encrypt, "Decrypt": decrypt, "GenerateDataKey": generate}
+        for operation in registration.use.operations:
+            if operation == "Decrypt" and not ciphertext:
+                error = "not tried: Encrypt made no ciphertext to decrypt"
+                answers.append(OperationAnswer(operation=operation, allowed=None, error=error))
+                continue
+            try:
+                steps[operation]()
+            except _StoppedError as stopped:
+                first = first or stopped
+                if stopped.operation == operation:
+                    answers.append(run.operation_answer(operation, stopped))
+                else:  # DescribeKey answered, and what it said is that Encrypt cannot work
+                    answers.append(OperationAnswer(operation=operation, allowed=True, error=None))
+            else:
+                answers.append(OperationAnswer(operation=operation, allowed=True, error=None))
+        return first, tuple(answers)
 
     def _role_checks_external_id(self, run: "_Run", registration: Registration) -> bool:
         """Whether the role refuses us without its ExternalId, and with another (the confused deputy).
@@ -329,6 +397,13 @@ class _Run:
             probed_at=self._probed_at,
             findings=tuple(self._findings),
         )
+
+    def operation_answer(self, operation: str, stopped: _StoppedError) -> OperationAnswer:
+        """What a failure says of one operation: refused, or that nothing is known."""
+        message, _ = explain(stopped.cause, stopped.operation, self._subject)
+        refused = OUTCOME_OF_CAUSE[stopped.cause] is Outcome.UNHEALTHY
+        error = f"{stopped.aws_error_code or stopped.cause}: {message}"
+        return OperationAnswer(operation=operation, allowed=False if refused else None, error=error)
 
     def damaged_baseline(self) -> Verdict:
         """The verdict if the stored ciphertext is not what KMS once returned: our fault, so UNKNOWN."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cached_property
 from itertools import batched
 from typing import TYPE_CHECKING, Any, override
@@ -10,8 +11,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from keyvigil.adapters.aws import config, session
 from keyvigil.adapters.plain_data import rfc3339, to_plain
-from keyvigil.domain.alerts import Alert, LockRequest, Severity, sentence
-from keyvigil.domain.projects import Subscription
+from keyvigil.domain.alerts import SCHEMA_VERSION, TEST_TYPE, Alert, AlertStatus, LockRequest, Severity, sentence
+from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.errors import DeliveryError, RefusedError
 from keyvigil.ports import CheckMessage, CheckQueue, Notifier, Topics
 
@@ -109,16 +110,28 @@ def _not_delivered(service: str, error: ClientError | BotoCoreError) -> Delivery
 def filter_policy(subscription: Subscription) -> dict[str, list[Any]]:
     """The SNS filter policy that gives a subscriber what it asked for: a least severity, and types.
 
-    `key.*` is a prefix; any other type is taken to the letter.
+    `key.*` is a prefix; any other type is taken to the letter. A test message carries the subscription's own
+    mark for both, so that it reaches this subscription and no other.
     """
     least = _SEVERITIES.index(Severity(subscription.min_severity))
-    policy: dict[str, list[Any]] = {"severity": [str(each) for each in _SEVERITIES[least:]]}
+    mark = _test_mark(subscription)
+    policy: dict[str, list[Any]] = {"severity": [*(str(each) for each in _SEVERITIES[least:]), mark]}
     if subscription.types:
         policy["type"] = [
             {"prefix": pattern.removesuffix("*")} if pattern.endswith("*") else pattern
             for pattern in subscription.types
-        ]
+        ] + [mark]
     return policy
+
+
+def _test_mark(subscription: Subscription) -> str:
+    return f"test-{subscription.subscription_id}"
+
+
+# With raw delivery the message is the alert itself. Over https the envelope is kept: it carries SNS's signature,
+# without which the receiver could not tell our message from anybody's. Lambda and e-mail know no raw delivery.
+# Source: https://docs.aws.amazon.com/sns/latest/dg/sns-large-payload-raw-message-delivery.html
+_RAW = {Protocol.SQS}
 
 
 class SnsTopics(Topics):
@@ -186,7 +199,9 @@ class SnsTopics(Topics):
 
     @override
     def subscribe(self, topic_arn: str, subscription: Subscription) -> tuple[str, str]:
-        attributes = {"RawMessageDelivery": "true", "FilterPolicy": json.dumps(filter_policy(subscription))}
+        attributes = {"FilterPolicy": json.dumps(filter_policy(subscription))}
+        if subscription.protocol in _RAW:
+            attributes["RawMessageDelivery"] = "true"
         if self._dead_letters:
             attributes["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": self._dead_letters})
         try:
@@ -203,8 +218,44 @@ class SnsTopics(Topics):
             detail = f"SNS does not take {subscription.endpoint} as an endpoint for {subscription.protocol}."
             raise RefusedError(422, "Invalid endpoint", detail) from error
         arn = answer["SubscriptionArn"]
-        pending = self._sns.get_subscription_attributes(SubscriptionArn=arn)["Attributes"]
-        return arn, "pending" if pending.get("PendingConfirmation") == "true" else "confirmed"
+        return arn, self.subscription_status(arn)
+
+    @override
+    def subscription_status(self, subscription_arn: str) -> str:
+        try:
+            attributes = self._sns.get_subscription_attributes(SubscriptionArn=subscription_arn)["Attributes"]
+        except ClientError as error:
+            if not _is_gone(error):
+                raise
+            return "gone"
+        return "pending" if attributes.get("PendingConfirmation") == "true" else "confirmed"
+
+    @override
+    def send_test(self, topic_arn: str, subscription: Subscription, alert_id: str, at: datetime) -> None:
+        document = json.dumps(_test_message(subscription, alert_id, at))
+        mark = _test_mark(subscription)
+        attributes = {
+            "project_id": subscription.project_id,
+            "type": mark,
+            "severity": mark,
+            "status": str(AlertStatus.RESOLVED),
+        }
+        words = (
+            f"This is a test of the alerts of KeyVigil's project {subscription.project_id}. It reached you, so alerts "
+            f"will.\n\nSubscription {subscription.subscription_id}"
+        )
+        try:
+            self._sns.publish(
+                TopicArn=topic_arn,
+                Subject=f"[{Severity.INFO}] {TEST_TYPE} {subscription.project_id}"[:_SUBJECT_LIMIT],
+                Message=json.dumps({"default": document, "email": words}),
+                MessageStructure="json",
+                MessageAttributes={
+                    name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
+                },
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise _not_delivered("SNS", error) from error
 
     @override
     def unsubscribe(self, subscription_arn: str) -> None:
@@ -213,8 +264,42 @@ class SnsTopics(Topics):
         try:
             self._sns.unsubscribe(SubscriptionArn=subscription_arn)
         except ClientError as error:
+            # Source: https://docs.aws.amazon.com/sns/latest/api/API_Unsubscribe.html
+            if error.response.get("Error", {}).get("Code") in _NOT_TAKEN:
+                raise RefusedError(
+                    409,
+                    "Subscription is not confirmed",
+                    "SNS ends only a subscription that was confirmed. One that never is, SNS forgets by itself after "
+                    "48 hours; then it can be deleted here.",
+                ) from error
             if not _is_gone(error):
                 raise
+
+
+def _test_message(subscription: Subscription, alert_id: str, at: datetime) -> dict[str, Any]:
+    """An alert, field by field, that is about nothing."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "alert_id": alert_id,
+        "dedup_key": f"{subscription.project_id}/test/{alert_id}",
+        "sequence": 0,
+        "type": TEST_TYPE,
+        "severity": Severity.INFO,
+        "status": AlertStatus.RESOLVED,
+        "project_id": subscription.project_id,
+        "key": None,
+        "incident_id": None,
+        "cause": None,
+        "actor": None,
+        "clusters": [],
+        "remediation": {
+            "summary": "This is a test: nothing is to be done.",
+            "commands": [],
+            "runbook": "docs/alerts.md#subscriptiontest",
+        },
+        "occurred_at": rfc3339(at),
+        "detected_at": rfc3339(at),
+    }
 
 
 def _is_gone(error: ClientError) -> bool:

@@ -16,18 +16,22 @@ from aws_lambda_powertools.event_handler.openapi.params import Body, Query
 
 from keyvigil import wiring
 from keyvigil.api import views
+from keyvigil.api.idempotency import answer_once, key_of
 from keyvigil.api.problems import problem
 from keyvigil.api.requests import (
     AnswerLock,
     ChangeCluster,
+    ChangeKey,
     ChangeProject,
     CreateProject,
+    Decide,
+    Rebaseline,
     RegisterCluster,
     RegisterKey,
     Subscribe,
 )
 from keyvigil.domain.clusters import Answer, LockSettings
-from keyvigil.domain.incidents import affected
+from keyvigil.domain.incidents import Incident, affected
 from keyvigil.domain.keys import Key, KeyStatus
 from keyvigil.domain.projects import Project
 from keyvigil.errors import (
@@ -41,7 +45,7 @@ from keyvigil.errors import (
 from keyvigil.ports import Page
 from keyvigil.use_cases.read_fleet import every
 from keyvigil.use_cases.record_lock_result import LockAnswer
-from keyvigil.use_cases.registry import NewCluster, NewProject
+from keyvigil.use_cases.registry import KeyRequest, NewCluster, NewProject
 
 MAX_BODY_BYTES = 64 * 1024
 # No id is longer than 63 characters, and the table's sort key takes 1,024 bytes.
@@ -61,7 +65,13 @@ def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
     escape) is refused before anything interprets it.
     """
     refusal = _unreadable(event)
-    return _early(refusal) if refusal is not None else app.resolve(event, context)
+    if refusal is not None:
+        return _early(refusal)
+    key = key_of(event)
+    if key is None:
+        return app.resolve(event, context)
+    answer = answer_once(event, context, key, _content(event), lambda: app.resolve(event, context))
+    return _early(answer) if isinstance(answer, Response) else answer
 
 
 def _unreadable(event: Mapping[str, Any]) -> Response[str] | None:
@@ -69,9 +79,8 @@ def _unreadable(event: Mapping[str, Any]) -> Response[str] | None:
     if not _NORMAL_PATH.match(str(event.get("rawPath", ""))):
         detail = "Write the path without `..`, `//` or escapes, and no part of it longer than 128 characters."
         return problem(400, "Path is not in its normal form", detail)
-    body = event.get("body") or ""
     try:
-        content = base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode()
+        content = _content(event)
         if len(content) > MAX_BODY_BYTES:
             return problem(413, "Body is too large", f"A request body has at most {MAX_BODY_BYTES // 1024} KB.")
         content_type = str((event.get("headers") or {}).get("content-type", "")).strip()
@@ -85,11 +94,16 @@ def _unreadable(event: Mapping[str, Any]) -> Response[str] | None:
     return None
 
 
+def _content(event: Mapping[str, Any]) -> bytes:
+    body = event.get("body") or ""
+    return base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else str(body).encode()
+
+
 def _early(refusal: Response[str]) -> dict[str, Any]:
     """A refusal from before the router."""
     return {
         "statusCode": refusal.status_code,
-        "headers": {"Content-Type": refusal.content_type},
+        "headers": {"Content-Type": refusal.content_type, **refusal.headers},
         "body": refusal.body,
         "isBase64Encoded": False,
     }
@@ -236,8 +250,18 @@ def _no_content() -> Response[str]:
 @app.post("/projects/<project_id>/keys")
 def register_key(project_id: str, body: Annotated[RegisterKey, Body()]) -> tuple[dict[str, Any], int]:
     """Probe a key and register it."""
-    key = wiring.keys().register(project_id, body.key_arn, body.role_arn, body.use)
+    key = wiring.keys().register(project_id, _key_request(body))
     return _key_views(project_id)(key), HTTPStatus.CREATED
+
+
+def _key_request(body: RegisterKey) -> KeyRequest:
+    return KeyRequest(key_arn=body.key_arn, role_arn=body.role_arn, use=body.use)
+
+
+@app.post("/projects/<project_id>/key-validations")
+def validate_key(project_id: str, body: Annotated[RegisterKey, Body()]) -> dict[str, Any]:
+    """Try a key operation by operation, and store nothing."""
+    return views.validation(wiring.keys().validate(project_id, _key_request(body)))
 
 
 @app.get("/projects/<project_id>/keys")
@@ -266,11 +290,31 @@ def check_key(project_id: str, key_id: str) -> dict[str, Any]:
     return _key_views(project_id)(wiring.keys().check(project_id, key_id))
 
 
+@app.post("/projects/<project_id>/keys/<key_id>/rebaseline")
+def rebaseline_key(project_id: str, key_id: str, body: Annotated[Rebaseline, Body()]) -> dict[str, Any]:
+    """Make a new registration ciphertext, with a reason."""
+    key = wiring.keys().rebaseline(project_id, key_id, reason=body.reason, by=_caller())
+    return _key_views(project_id)(key)
+
+
+@app.patch("/projects/<project_id>/keys/<key_id>")
+def change_key(project_id: str, key_id: str, body: Annotated[ChangeKey, Body()]) -> dict[str, Any]:
+    """Change a key's role or use, after a probe the new way."""
+    changes: Mapping[str, Any] = {name: getattr(body, name) for name in body.model_fields_set}
+    return _key_views(project_id)(wiring.keys().update(project_id, key_id, **changes))
+
+
 @app.delete("/projects/<project_id>/keys/<key_id>")
 def delete_key(project_id: str, key_id: str) -> Response[str]:
     """Stop watching a key."""
     wiring.keys().delete(project_id, key_id)
     return _no_content()
+
+
+def _caller() -> str:
+    """The IAM ARN of who signed the request. Every route has AWS_IAM, so API Gateway has checked it."""
+    context: Mapping[str, Any] = app.current_event.raw_event["requestContext"]
+    return str(context["authorizer"]["iam"]["userArn"])
 
 
 def _key_views(project_id: str) -> Callable[[Key], dict[str, Any]]:
@@ -354,16 +398,27 @@ def list_incidents(project_id: str, limit: Limit = 50, next_token: Token = None)
 @app.get("/projects/<project_id>/incidents/<incident_id>")
 def get_incident(project_id: str, incident_id: str) -> dict[str, Any]:
     """Read an incident with its timeline, and its clusters as they stand now while it is open."""
-    store = wiring.store()
-    incident = store.incident(project_id, incident_id)
+    incident = wiring.store().incident(project_id, incident_id)
     if incident is None:
         message = f"incident {incident_id} does not exist in project {project_id}"
         raise NotFoundError(message)
+    return _incident_view(incident)
+
+
+def _incident_view(incident: Incident) -> dict[str, Any]:
+    store, project_id = wiring.store(), incident.project_id
     if incident.is_open:
         mine = {each.cluster_id for each in incident.clusters}
         now = [each for each in store.clusters_of_key(project_id, incident.key_id) if each.cluster_id in mine]
         incident = replace(incident, clusters=affected(now))
-    return views.incident(incident, store.timeline(incident_id), wiring.workflow().execution_arn)
+    return views.incident(incident, store.timeline(incident.incident_id), wiring.workflow().execution_arn)
+
+
+@app.post("/projects/<project_id>/incidents/<incident_id>/decision")
+def decide(project_id: str, incident_id: str, body: Annotated[Decide, Body()]) -> dict[str, Any]:
+    """Keep what a person decided about an incident."""
+    decided = wiring.decide_incident()(project_id, incident_id, body.decision, reason=body.reason, by=_caller())
+    return _incident_view(decided)
 
 
 # --- subscriptions ----------------------------------------------------------------------------------------------
@@ -382,7 +437,14 @@ def subscribe(project_id: str, body: Annotated[Subscribe, Body()]) -> tuple[dict
 def list_subscriptions(project_id: str, limit: Limit = 50, next_token: Token = None) -> dict[str, Any]:
     """List a project's subscriptions."""
     wiring.projects().get(project_id)
-    return views.page(wiring.store().subscriptions(project_id, limit, next_token), views.subscription)
+    return views.page(wiring.subscriptions().page(project_id, limit, next_token), views.subscription)
+
+
+@app.post("/projects/<project_id>/subscriptions/<subscription_id>/test")
+def test_subscription(project_id: str, subscription_id: str) -> dict[str, Any]:
+    """Send a test message to one subscription."""
+    subscription, alert_id = wiring.subscriptions().send_test(project_id, subscription_id)
+    return {**views.subscription(subscription), "alert_id": alert_id}
 
 
 @app.delete("/projects/<project_id>/subscriptions/<subscription_id>")

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from keyvigil.domain.alerts import Severity
 from keyvigil.domain.clusters import ClusterKind, LockResult, LockVia
+from keyvigil.domain.incidents import Decision
 from keyvigil.domain.keys import KeyUse
 from keyvigil.domain.projects import Approval, Enforcement, Protocol
 
@@ -17,6 +18,7 @@ KeyId = Annotated[str, Field(pattern=r"^[a-z0-9-]{9,25}\.[a-z0-9-]{36}$")]
 RegionName = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$", max_length=25)]
 # ARNs are taken apart by the domain, which answers in the contract's fixed words; here only their size is bounded.
 Arn = Annotated[str, Field(min_length=1, max_length=2048)]
+Reason = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{C}]*[^\p{C}\s][^\p{C}]*$")]
 Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{C}]*$")]
 
 
@@ -55,6 +57,26 @@ class RegisterKey(Request):
     key_arn: Arn
     role_arn: Arn
     use: KeyUse
+
+
+class ChangeKey(Request):
+    """`PATCH /projects/{p}/keys/{key_id}`: what is not named stays."""
+
+    role_arn: Arn = ""
+    use: KeyUse = KeyUse.CMEK
+
+
+class Rebaseline(Request):
+    """`POST /projects/{p}/keys/{key_id}/rebaseline`."""
+
+    reason: Reason
+
+
+class Decide(Request):
+    """`POST /projects/{p}/incidents/{incident_id}/decision`."""
+
+    decision: Decision
+    reason: Reason
 
 
 class Lock(Request):

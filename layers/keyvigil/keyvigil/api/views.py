@@ -9,7 +9,7 @@ from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key, is_stale
 from keyvigil.domain.projects import Project, Subscription
-from keyvigil.ports import Page
+from keyvigil.ports import Page, ValidationAnswer
 from keyvigil.use_cases.read_fleet import Fleet
 
 
@@ -52,8 +52,14 @@ def key(shown: Key, *, interval_minutes: int, now: datetime) -> dict[str, Any]:
             "open_incident_id": shown.open_incident_id,
             "clusters": shown.clusters,
             "created_at": shown.created_at,
+            "rebaselines": shown.rebaselines,
         }
     )
+
+
+def validation(shown: ValidationAnswer) -> dict[str, Any]:
+    """The verdict on a key that is not registered, and each operation by itself."""
+    return to_plain_dict({"verdict": shown.verdict, "operations": shown.operations})
 
 
 def to_plain_dict(fields: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +94,7 @@ def incident(
         "resolved_at": shown.resolved_at,
         "execution_arns": [execution_arn(name) for name in shown.executions],
         "clusters": shown.clusters,
+        "decision": shown.decision,
     }
     if timeline is not None:
         ordered = sorted(timeline, key=lambda entry: (entry.at, entry.entry_id))

@@ -12,6 +12,10 @@ from keyvigil.domain.verdicts import Remediation
 SCHEMA_VERSION = "1.0"
 
 
+TEST_TYPE = "subscription.test"
+"""The type of a message that a subscriber asked for to see whether alerts reach them. It is about no key."""
+
+
 class AlertType(StrEnum):
     """What an alert is about."""
 

@@ -57,3 +57,19 @@ def role_account(text: str) -> str | None:
 def is_queue_arn(text: str) -> bool:
     """Say whether this is the ARN of a standard queue. A standard topic does not deliver to FIFO queues."""
     return _QUEUE_ARN.match(text) is not None
+
+
+_CUSTOMER_ROLE_PREFIX = "keyvigil-customer-"
+
+
+def role_name(text: str) -> str:
+    """The name at the end of a role ARN, without its path."""
+    return text.rsplit("/", 1)[-1]
+
+
+def is_named_for_customers(role_arn: str) -> bool:
+    """Say whether a role in KeyVigil's own account was made to be assumed by the prober.
+
+    Any other role there might trust the whole account, and a tenant could have the prober use it.
+    """
+    return role_name(role_arn).startswith(_CUSTOMER_ROLE_PREFIX)

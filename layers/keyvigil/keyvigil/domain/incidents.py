@@ -33,6 +33,24 @@ class HeldFor(StrEnum):
     GRACE = "grace"
 
 
+class Decision(StrEnum):
+    """What a person may decide about an incident."""
+
+    APPROVE = "approve"
+    HOLD = "hold"
+    DISMISS = "dismiss"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonsDecision:
+    """What a person decided about an incident, with their IAM ARN and the reason they gave."""
+
+    decision: Decision
+    reason: str
+    by: str
+    at: datetime
+
+
 class WorkflowKind(StrEnum):
     """The two workflows; the value is the word in an execution's name."""
 
@@ -77,12 +95,25 @@ class Incident:
     clusters_told: bool = False
     lock_failure_told_at: datetime | None = None
     unlock_failure_told_at: datetime | None = None
+    decision: PersonsDecision | None = None
     version: int = 0
 
     @property
     def is_open(self) -> bool:
         """Whether anything is still to be done."""
         return self.status is not IncidentStatus.RESOLVED
+
+
+_BEFORE_LOCKING = frozenset({IncidentStatus.CONFIRMING, IncidentStatus.HELD, IncidentStatus.OBSERVED})
+
+
+def may_decide(incident: Incident, decision: Decision) -> tuple[bool, str]:
+    """Say whether a person can still decide this about an incident, and why not."""
+    if not incident.is_open:
+        return False, f"the incident is {incident.status}, so nothing is left to decide"
+    if decision is Decision.HOLD and incident.status not in _BEFORE_LOCKING:
+        return False, f"the incident is {incident.status}; it can be held only before its lockout begins"
+    return True, f"the incident is {incident.status}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

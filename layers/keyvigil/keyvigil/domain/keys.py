@@ -68,6 +68,19 @@ class Baseline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rebaseline:
+    """A registration ciphertext that was replaced: who did it, when, and the reason they gave."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
+REBASELINES_KEPT = 50
+"""How many replacements a key remembers: its item must not outgrow the table's 400 KB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFacts:
     """What DescribeKey said, as far as it was allowed to say anything."""
 
@@ -124,6 +137,22 @@ class Key:
     clusters: int = 0
     pending_clusters: int = 0
     alert_sequence: int = 0
+    rebaselines: tuple[Rebaseline, ...] = ()
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleClaim:
+    """A customer's role serves one project. `keys` counts the project's keys that are probed with it.
+
+    IAM does not tell role names apart by case, and a name is unique in its account whatever its path:
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html#reference_iam-quotas-names
+    """
+
+    account_id: str
+    role_name: str
+    project_id: str
+    keys: int
     version: int = 0
 
 
@@ -132,7 +161,9 @@ class Registration:
     """Everything a probe of a key that is not registered yet needs.
 
     `context` is the encryption context of every probe of this key: constant, stored with the ciphertext,
-    and written so that the customer's auditor reads in CloudTrail who is testing and why.
+    and written so that the customer's auditor reads in CloudTrail who is testing and why. `baseline` is
+    there if the key is registered already and its role or use is to change: what was encrypted at
+    registration must open that way too (invariant 7).
     """
 
     project_id: str
@@ -141,6 +172,7 @@ class Registration:
     external_id: str
     use: KeyUse
     context: Mapping[str, str] = field(default_factory=dict)
+    baseline: Baseline | None = None
 
 
 def probe_context(project_id: str) -> dict[str, str]:

@@ -45,6 +45,9 @@ class Protocol(StrEnum):
     """How a subscriber is reached."""
 
     SQS = "sqs"
+    LAMBDA = "lambda"
+    EMAIL = "email"
+    HTTPS = "https"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

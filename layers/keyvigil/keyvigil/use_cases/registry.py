@@ -3,15 +3,21 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keyvigil.domain.arns import is_queue_arn, parse_kms_arn, role_account
+from keyvigil.domain.arns import KmsArn, is_named_for_customers, parse_kms_arn, role_account, role_name
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings
+from keyvigil.domain.endpoints import endpoint_problem
 from keyvigil.domain.keys import (
+    REBASELINES_KEPT,
+    TROUBLED_AFTER,
+    Baseline,
     Health,
     Key,
     KeyFacts,
     KeyStatus,
     KeyUse,
+    Rebaseline,
     Registration,
+    RoleClaim,
     Trigger,
     next_due,
     probe_context,
@@ -30,10 +36,23 @@ from keyvigil.errors import (
     AlreadyExistsError,
     CheckerUnavailableError,
     ConflictError,
+    DeliveryError,
     NotFoundError,
     RefusedError,
 )
-from keyvigil.ports import Clock, Ids, KeyChecker, Put, Remove, Store, Topics
+from keyvigil.ports import (
+    Clock,
+    Ids,
+    KeyChecker,
+    Page,
+    Put,
+    RegistrationAnswer,
+    Remove,
+    Store,
+    Topics,
+    ValidationAnswer,
+    Write,
+)
 from keyvigil.use_cases.retrying import until_committed
 
 ARN_FORMAT = "arn:aws:kms:REGION:ACCOUNT_ID:key/KEY_ID"
@@ -216,14 +235,36 @@ def refuse_verdict(verdict: Verdict, role_arn: str) -> RefusedError:
     )
 
 
-class Keys:
-    """Registers, checks and removes keys. Only `check_keys` touches them; this asks it."""
+def _role_without_external_id(project: Project, role_arn: str) -> RefusedError:
+    return RefusedError(
+        422,
+        "Role does not check the ExternalId",
+        f"{role_arn} can be assumed without this project's ExternalId, so anybody who knows its ARN could "
+        "make KeyVigil act in that account. Add the condition to the role's trust policy.",
+        cause=Cause.ROLE_NOT_ASSUMABLE,
+        summary="Require the ExternalId in the role's trust policy.",
+        commands=('"Condition": {"StringEquals": {"sts:ExternalId": "' + project.external_id + '"}}',),
+    )
 
-    def __init__(self, store: Store, checker: KeyChecker, clock: Clock) -> None:
-        """Keep the ports."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRequest:
+    """A key as its owner asks for it: to register it, or only to try it."""
+
+    key_arn: str
+    role_arn: str
+    use: KeyUse
+
+
+class Keys:
+    """Registers, checks, changes and removes keys. Only `check_keys` touches them; this asks it."""
+
+    def __init__(self, store: Store, checker: KeyChecker, clock: Clock, *, own_account: str) -> None:
+        """Keep the ports. `own_account` is the account that KeyVigil itself runs in."""
         self._store = store
         self._checker = checker
         self._clock = clock
+        self._own_account = own_account
 
     def get(self, project_id: str, key_id: str) -> Key:
         """Read a key.
@@ -237,7 +278,7 @@ class Keys:
             raise NotFoundError(message)
         return key
 
-    def register(self, project_id: str, key_arn: str, role_arn: str, use: KeyUse) -> Key:
+    def register(self, project_id: str, wanted: KeyRequest) -> Key:
         """Probe a key, and store it if it is HEALTHY.
 
         Raises:
@@ -245,60 +286,30 @@ class Keys:
             AlreadyExistsError: the key is registered in this project already.
         """
         project = self._project(project_id)
-        parsed = parse_kms_arn(key_arn)
-        if parsed is None:
-            raise RefusedError(
-                400,
-                "Invalid KMS key ARN format",
-                f"`key_arn` must look like {ARN_FORMAT}, or {ARN_FORMAT.rsplit('key/', 1)[0]}alias/NAME.",
-            )
-        account = role_account(role_arn)
-        if account is None:
-            raise RefusedError(
-                400,
-                "Invalid IAM role ARN format",
-                "`role_arn` must look like arn:aws:iam::ACCOUNT_ID:role/NAME.",
-            )
+        parsed = self._check_request(project_id, wanted)
         if parsed.kms_key_id is not None:
             self._check_room(project, parsed.key_id)
-        registration = Registration(
-            project_id=project_id,
-            key_arn=key_arn,
-            role_arn=role_arn,
-            external_id=project.external_id,
-            use=use,
-            context=probe_context(project_id),
-        )
-        answer = self._checker.probe_registration(registration)
-        if answer.role_checks_external_id is False:
-            raise RefusedError(
-                422,
-                "Role does not check the ExternalId",
-                f"{role_arn} can be assumed without this project's ExternalId, so anybody who knows its ARN could "
-                "make KeyVigil act in that account. Add the condition to the role's trust policy.",
-                cause=Cause.ROLE_NOT_ASSUMABLE,
-                summary="Require the ExternalId in the role's trust policy.",
-                commands=('"Condition": {"StringEquals": {"sts:ExternalId": "' + project.external_id + '"}}',),
-            )
+        answer = self._probe(project, wanted)
         verdict = answer.verdict
-        if verdict.outcome is not Outcome.HEALTHY or answer.baseline is None or answer.key_arn is None:
-            raise refuse_verdict(verdict, role_arn)
+        if answer.baseline is None or answer.key_arn is None:
+            raise refuse_verdict(verdict, wanted.role_arn)
         resolved = parse_kms_arn(answer.key_arn)
         if resolved is None or resolved.kms_key_id is None:
             message = f"check_keys answered with {answer.key_arn}, which is no key ARN"
             raise CheckerUnavailableError(message)
+        self._check_role(project_id, resolved, wanted.role_arn)
         health = Health(healthy_streak=1, counted_at=verdict.probed_at)
         now = self._clock.now()
         key = Key(
             project_id=project_id,
             key_id=resolved.key_id,
             key_arn=resolved.arn,
-            alias_arn=key_arn if parsed.alias_name is not None else None,
+            alias_arn=wanted.key_arn if parsed.alias_name is not None else None,
             region=resolved.region,
             account_id=resolved.account_id,
-            role_arn=role_arn,
+            role_arn=wanted.role_arn,
             external_id=project.external_id,
-            use=use,
+            use=wanted.use,
             baseline=answer.baseline,
             facts=answer.facts or KeyFacts(),
             health=health,
@@ -310,10 +321,179 @@ class Keys:
         )
         return until_committed(self._store_new, key)
 
+    def validate(self, project_id: str, wanted: KeyRequest) -> ValidationAnswer:
+        """Try a key as a registration would, and each operation by itself. Nothing is stored.
+
+        Raises:
+            RefusedError: the request or the role is not as it must be; the key's own state is in the answer.
+        """
+        project = self._project(project_id)
+        self._check_request(project_id, wanted)
+        answer = self._checker.validate_key(_registration(project, wanted))
+        if answer.role_checks_external_id is False:
+            raise _role_without_external_id(project, wanted.role_arn)
+        return answer
+
+    def update(self, project_id: str, key_id: str, *, role_arn: str | None = None, use: KeyUse | None = None) -> Key:
+        """Change a key's role or use, if the key is HEALTHY that way.
+
+        The registration ciphertext must open with the new role too. What the probe found does not touch the key's
+        status: the next sweep probes the key the new way, through the same state machine as ever.
+
+        Raises:
+            RefusedError: the role or the key is not as it must be.
+            NotFoundError: there is no such key.
+        """
+        project, key = self._project(project_id), self.get(project_id, key_id)
+        wanted = KeyRequest(key_arn=key.key_arn, role_arn=role_arn or key.role_arn, use=use or key.use)
+        if (wanted.role_arn, wanted.use) == (key.role_arn, key.use):
+            return key
+        self._check_request(project_id, wanted)
+        self._probe(project, wanted, key.baseline)
+
+        def store() -> Key:
+            current = self.get(project_id, key_id)
+            changed = replace(
+                current,
+                role_arn=wanted.role_arn,
+                use=wanted.use,
+                due_at=min(current.due_at, self._clock.now() + TROUBLED_AFTER),
+            )
+            writes: list[Write] = [Put(changed)]
+            if changed.role_arn != current.role_arn:
+                writes += self._move_claim(current, changed)
+            self._store.commit(writes)
+            return replace(changed, version=changed.version + 1)
+
+        return until_committed(store)
+
+    def rebaseline(self, project_id: str, key_id: str, *, reason: str, by: str) -> Key:
+        """Make a new registration ciphertext, and keep who wanted that, when and why.
+
+        Raises:
+            RefusedError: an incident is open (what no longer opens is then what it is about), or the key is not
+                HEALTHY.
+            NotFoundError: there is no such key.
+        """
+        project, key = self._project(project_id), self.get(project_id, key_id)
+        self._refuse_open_incident(key)
+        answer = self._probe(project, KeyRequest(key_arn=key.key_arn, role_arn=key.role_arn, use=key.use))
+        baseline = answer.baseline
+        if baseline is None:
+            raise refuse_verdict(answer.verdict, key.role_arn)
+
+        def store() -> Key:
+            current = self.get(project_id, key_id)
+            self._refuse_open_incident(current)
+            entry = Rebaseline(at=self._clock.now(), by=by, reason=reason)
+            kept = (*current.rebaselines, entry)[-REBASELINES_KEPT:]
+            changed = replace(current, baseline=baseline, rebaselines=kept)
+            self._store.commit([Put(changed)])
+            return replace(changed, version=changed.version + 1)
+
+        return until_committed(store)
+
+    def _refuse_open_incident(self, key: Key) -> None:
+        incident = self._store.incident(key.project_id, key.open_incident_id) if key.open_incident_id else None
+        if incident is not None and incident.is_open:
+            raise RefusedError(
+                409,
+                "KMS key has an open incident",
+                "The old ciphertext is what shows whether the clusters' data still opens, so it is not replaced while "
+                "an incident is open.",
+                in_the_way=(f"incident {incident.incident_id}",),
+            )
+
+    def _check_request(self, project_id: str, wanted: KeyRequest) -> KmsArn:
+        """Refuse what can be refused before AWS is asked."""
+        parsed = parse_kms_arn(wanted.key_arn)
+        if parsed is None:
+            raise RefusedError(
+                400,
+                "Invalid KMS key ARN format",
+                f"`key_arn` must look like {ARN_FORMAT}, or {ARN_FORMAT.rsplit('key/', 1)[0]}alias/NAME.",
+            )
+        self._check_role(project_id, parsed, wanted.role_arn)
+        return parsed
+
+    def _check_role(self, project_id: str, key_arn: KmsArn, role_arn: str) -> None:
+        """Refuse a role that would let a tenant act as somebody else (the confused deputy).
+
+        Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/confused-deputy.html
+        """
+        account = role_account(role_arn)
+        if account is None:
+            raise RefusedError(
+                400,
+                "Invalid IAM role ARN format",
+                "`role_arn` must look like arn:aws:iam::ACCOUNT_ID:role/NAME.",
+            )
+        if account != key_arn.account_id:
+            raise RefusedError(
+                422,
+                "KMS key and role are in different accounts",
+                f"The key is in account {key_arn.account_id}, the role in {account}. Make the role in the key's "
+                "account.",
+            )
+        if account == self._own_account and not is_named_for_customers(role_arn):
+            raise RefusedError(
+                422,
+                "Role in KeyVigil's own account is not for customers",
+                "In the account that KeyVigil runs in, only a role whose name begins with `keyvigil-customer-` can "
+                "be registered.",
+            )
+        self._refuse_foreign_claim(project_id, self._store.role_claim(account, role_name(role_arn)))
+
+    @staticmethod
+    def _refuse_foreign_claim(project_id: str, claim: RoleClaim | None) -> None:
+        if claim is not None and claim.project_id != project_id:
+            # Which project it is stays unsaid: it is another tenant's.
+            raise RefusedError(
+                409,
+                "Role serves another project",
+                "One role serves one project: with another project's role its keys could be reached from here. Make "
+                "a role for this project, with this project's ExternalId.",
+            )
+
+    def _claim(self, key: Key) -> Write:
+        """The role's claim with one key more."""
+        claim = self._store.role_claim(key.account_id, role_name(key.role_arn))
+        self._refuse_foreign_claim(key.project_id, claim)
+        if claim is not None:
+            return Put(replace(claim, keys=claim.keys + 1))
+        return Put(
+            RoleClaim(account_id=key.account_id, role_name=role_name(key.role_arn), project_id=key.project_id, keys=1)
+        )
+
+    def _release(self, key: Key) -> list[Write]:
+        """The role's claim with one key less; the last one takes the claim with it."""
+        claim = self._store.role_claim(key.account_id, role_name(key.role_arn))
+        if claim is None or claim.project_id != key.project_id:
+            return []
+        return [Put(replace(claim, keys=claim.keys - 1)) if claim.keys > 1 else Remove(claim)]
+
+    def _move_claim(self, before: Key, after: Key) -> list[Write]:
+        if role_name(before.role_arn).lower() == role_name(after.role_arn).lower():
+            return []
+        return [*self._release(before), self._claim(after)]
+
+    def _probe(self, project: Project, wanted: KeyRequest, baseline: Baseline | None = None) -> RegistrationAnswer:
+        """Probe a key and its role as they are to be registered.
+
+        Raises:
+            RefusedError: the role does not check the ExternalId, or the verdict is not HEALTHY.
+        """
+        answer = self._checker.probe_registration(_registration(project, wanted, baseline))
+        if answer.role_checks_external_id is False:
+            raise _role_without_external_id(project, wanted.role_arn)
+        if answer.verdict.outcome is not Outcome.HEALTHY:
+            raise refuse_verdict(answer.verdict, wanted.role_arn)
+        return answer
+
     def _store_new(self, key: Key) -> Key:
         project = self._project(key.project_id)
         self._check_room(project, key.key_id)
-        self._store.commit([Put(key), Put(replace(project, keys=project.keys + 1))])
+        self._store.commit([Put(key), Put(replace(project, keys=project.keys + 1)), self._claim(key)])
         return replace(key, version=1)
 
     def _project(self, project_id: str) -> Project:
@@ -364,9 +544,10 @@ class Keys:
                     ),
                 )
             project = self._project(project_id)
-            writes: list[Put | Remove] = [
+            writes: list[Write] = [
                 Remove(key),
                 Put(replace(project, keys=max(0, project.keys - 1))),
+                *self._release(key),
             ]
             incident = self._store.incident(project_id, key.open_incident_id) if key.open_incident_id else None
             if incident is not None and incident.is_open:
@@ -379,6 +560,18 @@ class Keys:
             self._store.commit(writes)
 
         until_committed(remove)
+
+
+def _registration(project: Project, wanted: KeyRequest, baseline: Baseline | None = None) -> Registration:
+    return Registration(
+        project_id=project.project_id,
+        key_arn=wanted.key_arn,
+        role_arn=wanted.role_arn,
+        external_id=project.external_id,
+        use=wanted.use,
+        context=probe_context(project.project_id),
+        baseline=baseline,
+    )
 
 
 class Clusters:
@@ -537,12 +730,9 @@ class Subscriptions:
         Raises:
             RefusedError: the endpoint does not fit the protocol.
         """
-        if not is_queue_arn(endpoint):
-            raise RefusedError(
-                422,
-                "Invalid endpoint",
-                "For protocol sqs, `endpoint` must look like arn:aws:sqs:REGION:ACCOUNT_ID:QUEUE_NAME.",
-            )
+        wrong = endpoint_problem(protocol, endpoint)
+        if wrong is not None:
+            raise RefusedError(422, "Invalid endpoint", wrong)
         project = self._store.project(project_id)
         if project is None or project.deleting:
             message = f"project {project_id} does not exist"
@@ -568,8 +758,8 @@ class Subscriptions:
         self._store.commit([Put(subscription)])
         return subscription
 
-    def delete(self, project_id: str, subscription_id: str) -> None:
-        """End a subscription.
+    def get(self, project_id: str, subscription_id: str) -> Subscription:
+        """Read a subscription.
 
         Raises:
             NotFoundError: there is none.
@@ -578,5 +768,57 @@ class Subscriptions:
         if subscription is None:
             message = f"subscription {subscription_id} does not exist in project {project_id}"
             raise NotFoundError(message)
+        return subscription
+
+    def page(self, project_id: str, limit: int, token: str | None) -> Page[Subscription]:
+        """List a project's subscriptions. Those that were pending are asked about: SNS does not tell of itself."""
+        found = self._store.subscriptions(project_id, limit, token)
+        return Page(tuple(self._refreshed(each) for each in found.items), found.next_token)
+
+    def _refreshed(self, subscription: Subscription) -> Subscription:
+        if subscription.status == "confirmed":
+            return subscription
+        status = self._topics.subscription_status(subscription.subscription_arn)
+        if status == subscription.status:
+            return subscription
+        after = replace(subscription, status=status)
+        try:
+            self._store.commit([Put(after)])
+        except ConflictError:  # another reader was faster with the same news
+            return after
+        return replace(after, version=after.version + 1)
+
+    def send_test(self, project_id: str, subscription_id: str) -> tuple[Subscription, str]:
+        """Send a test message to one subscription; return it and the message's `alert_id`.
+
+        Raises:
+            NotFoundError: there is no such subscription.
+            RefusedError: it is not confirmed, so that nothing would reach it, or SNS did not take the message.
+        """
+        project = self._store.project(project_id)
+        subscription = self._refreshed(self.get(project_id, subscription_id))
+        if project is None or subscription.status != "confirmed":
+            raise RefusedError(
+                409,
+                "Subscription is not confirmed",
+                f"The subscription is {subscription.status}, so SNS sends it nothing. Its endpoint must confirm it "
+                "first; if it is gone, subscribe again.",
+            )
+        alert_id = self._ids.ulid()
+        try:
+            self._topics.send_test(project.alert_topic_arn, subscription, alert_id, self._clock.now())
+        except DeliveryError as error:
+            raise RefusedError(
+                503, "Test message not sent", "SNS did not take the message; ask again.", retry_after_seconds=5
+            ) from error
+        return subscription, alert_id
+
+    def delete(self, project_id: str, subscription_id: str) -> None:
+        """End a subscription.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        subscription = self.get(project_id, subscription_id)
         self._topics.unsubscribe(subscription.subscription_arn)
         self._store.commit([Remove(subscription)])
