@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from keyvigil_cli.checkout import Checkout
-from keyvigil_cli.local_cloud import LocalCloud
+from keyvigil_cli.customer import CustomerAccount
+from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, LocalCloud, StackOutputs
 from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
 
@@ -53,6 +54,15 @@ class Encryption:
         return {group.get("kmsKeyId") for group in groups}
 
 
+def watch_a_key(cloud: LocalCloud, outputs: StackOutputs, project: Project) -> str:
+    """Register a customer's key; return its id."""
+    customer = CustomerAccount(cloud.session(CUSTOMER_ACCOUNT), CUSTOMER_ACCOUNT)
+    role = customer.create_role(outputs["MonitorRoleArn"], project.external_id, role_name="keyvigil-reader")
+    registered = project.register_key(customer.create_key(role))
+    assert registered["status"] == "HEALTHY"
+    return str(registered["key_id"])
+
+
 def test_a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(own_cloud: LocalCloud) -> None:
     key = own_cloud.session().client("kms").create_key()["KeyMetadata"]["Arn"]
     now = Encryption(own_cloud)
@@ -62,13 +72,20 @@ def test_a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(own_
     assert now.topic(old.alert_topic_arn) is None
     assert now.queue(outputs["CheckQueueUrl"]) is None
 
-    own_cloud.deploy({"KmsKeyArn": key})
+    own_cloud.deploy({"KmsKeyArn": key, "Tracing": "Active"})
     assert now.table(outputs["TableName"]) == key
     assert now.queue(outputs["CheckQueueUrl"]) == key
     assert now.log_groups("/aws/lambda/") == {key}
     new = Project.create(own_cloud.api(outputs), "under-the-key")
     assert now.topic(new.alert_topic_arn) == key
+    watched = watch_a_key(own_cloud, outputs, new)
     now.wait_for_topic(old.alert_topic_arn, key)
+    wait_until(
+        "a sweep's probe, over the encrypted queue",
+        lambda: new.api.get("projects", new.project_id, "keys", watched)["last_trigger"],
+        lambda trigger: trigger == "schedule",
+        within=_SWEEP_SECONDS,
+    )
     assert now.topic(outputs["OperatorTopicArn"]) is None
 
     own_cloud.deploy({"KmsKeyArn": ""})
