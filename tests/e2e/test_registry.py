@@ -208,3 +208,59 @@ def test_the_fleet_shows_what_is_under_watch_and_when_it_was_swept(stage: Stage)
     assert set(fleet["clusters"]) >= {"ACTIVE", "LOCKED", "PENDING_KEY"}
     if fleet["last_sweep"] is not None:
         assert datetime.fromisoformat(fleet["last_sweep"]["at"]) <= datetime.now(UTC)
+
+
+def test_a_request_that_is_repeated_with_its_idempotency_key_creates_once(stage: Stage) -> None:
+    body: JsonObject = {"project_id": stage.name(), "name": "once"}
+    key = stage.name()
+    first = stage.api.post("projects", body=body, idempotency_key=key)
+    assert stage.api.post("projects", body=body, idempotency_key=key) == first
+    other = refusal(lambda: stage.api.post("projects", body={**body, "name": "twice"}, idempotency_key=key))
+    assert (other["status"], other["title"]) == (409, "Idempotency-Key was used for other content")
+
+
+def test_a_role_serves_one_project_and_is_free_again_after_its_last_key(stage: Stage) -> None:
+    theirs, ours = stage.project(), stage.project()
+    role_arn = stage.role(theirs)
+    registered = theirs.register_key(stage.customer.create_key(role_arn))
+    problem = refusal(lambda: ours.register_key(stage.customer.create_key(role_arn)))
+    assert (problem["status"], problem["title"]) == (409, "Role serves another project")
+    stage.api.delete("projects", theirs.project_id, "keys", registered["key_id"])
+    freed = refusal(lambda: ours.register_key(stage.customer.create_key(role_arn)))
+    assert freed["cause"] == "ROLE_NOT_ASSUMABLE", "the role still checks the other project's ExternalId"
+
+
+def test_a_keys_role_is_changed_and_its_ciphertext_made_anew(stage: Stage) -> None:
+    project = stage.project()
+    key = stage.customer.create_key(stage.role(project))
+    path = ("projects", project.project_id, "keys", project.register_key(key)["key_id"])
+    problem = refusal(lambda: stage.api.patch(*path, body={"role_arn": f"{key.role_arn}-that-is-not-there"}))
+    assert (problem["status"], problem["cause"]) == (422, "ROLE_NOT_ASSUMABLE")
+    assert stage.api.get(*path)["role_arn"] == key.role_arn
+    again = stage.api.post(*path, "rebaseline", body={"reason": "a rehearsal"})
+    assert [each["reason"] for each in again["rebaselines"]] == ["a rehearsal"]
+    assert again["rebaselines"][0]["by"].startswith("arn:aws:")
+    assert stage.api.post(*path, "check")["verdict"]["outcome"] == "HEALTHY"
+
+
+def test_a_validation_tries_each_operation_by_itself_and_stores_nothing(stage: Stage) -> None:
+    project = stage.project()
+    key = stage.customer.create_key(stage.role(project))
+    stage.customer.deny(key, "kms:Decrypt")
+    body: JsonObject = {"key_arn": key.key_arn, "role_arn": key.role_arn, "use": "cmek"}
+    found = stage.api.post("projects", project.project_id, "key-validations", body=body)
+    allowed = {each["operation"]: each["allowed"] for each in found["operations"]}
+    assert allowed == {"DescribeKey": True, "Encrypt": True, "Decrypt": False}
+    assert (found["verdict"]["cause"], found["verdict"]["operation"]) == ("ACCESS_DENIED", "Decrypt")
+    assert project.api.get("projects", project.project_id)["keys"] == 0
+
+
+def test_a_test_message_reaches_one_subscriber_and_no_other(stage: Stage) -> None:
+    project = stage.project()
+    tested, other = stage.alert_queue(project), stage.alert_queue(project)
+    [first, _] = project.api.get("projects", project.project_id, "subscriptions")["items"]
+    mine, theirs = (tested, other) if first["endpoint"] == tested.endpoint else (other, tested)
+    sent = stage.api.post("projects", project.project_id, "subscriptions", first["subscription_id"], "test")
+    [received] = mine.wait_for("subscription.test")
+    assert received["alert_id"] == sent["alert_id"]
+    assert theirs.collect() == []

@@ -44,10 +44,15 @@ class _NotCreatedError(Exception):
         self.answer = answer
 
 
+def creates(path: str) -> bool:
+    """Whether a POST on this path creates something."""
+    return _CREATES.match(path) is not None
+
+
 def key_of(event: Event) -> str | None:
     """The request's Idempotency-Key, None if it has none or is not one that creates."""
     http = event["requestContext"]["http"]
-    if http["method"] != "POST" or not _CREATES.match(str(event["rawPath"])):
+    if http["method"] != "POST" or not creates(str(event["rawPath"])):
         return None
     headers: Mapping[str, str] = event.get("headers") or {}
     return next((value for name, value in headers.items() if name.lower() == "idempotency-key"), None)
