@@ -45,7 +45,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _scope(statement: dict[str, Any]) -> str:
-    """What narrows a statement beside its resource: the service through which alone a key may be used, the one partition of a table."""
+    """What narrows a statement beside its resource: the one service that may use a key, one partition of a table."""
     match statement.get("Condition"):
         case None:
             return ""

@@ -42,6 +42,7 @@ from keyvigil.ports import (
     ProbeAnswer,
     Prober,
     RegistrationAnswer,
+    ValidationAnswer,
     Workflow,
     Write,
 )
@@ -437,7 +438,13 @@ class Simulation(Prober, OutboxRelay):
 
     @override
     def probe_registration(self, registration: Registration) -> RegistrationAnswer:
-        raise NotImplementedError
+        message = "no key is registered in the storm"
+        raise AssertionError(message)
+
+    @override
+    def validate(self, registration: Registration) -> ValidationAnswer:
+        message = "no key is validated in the storm"
+        raise AssertionError(message)
 
     def _sweep(self) -> None:
         """The schedule, the check queue (at least once, and lost at times) and the reconciling that follows."""
