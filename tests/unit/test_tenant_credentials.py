@@ -171,6 +171,7 @@ CLIENTS: dict[str, Callable[[], Any]] = {
     "events of the relay": lambda: AwsNotifier("bus")._events,
     "sns of the registry": lambda: SnsTopics("keyvigil-project-", {})._sns,
     "sqs of the sweep": lambda: SqsCheckQueue("https://sqs.us-west-2.amazonaws.com/1/queue")._sqs,
+    "dynamodb of kept answers": lambda: kept_answers("table").client,
     "lambda of the API": lambda: InvokedKeyChecker("check-keys")._lambda,
     "lambda of the sweep": lambda: InvokedOutboxRelay("relay-outbox")._lambda,
     "step functions": lambda: StepFunctionsWorkflow(None, None)._client,

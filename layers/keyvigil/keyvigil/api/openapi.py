@@ -46,18 +46,20 @@ IDEMPOTENCY_KEY: dict[str, Any] = {
     "description": "The same content again with the same key is answered 200 with the first answer, other content 409.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
+# Many readers of such documents know no `\p{…}`. The ranges leave out what is only unassigned or private.
+_UNSEEN = r"\\p{C}\\p{Zl}\\p{Zp}"
+_UNSEEN_IN_RANGES = r"\\u0000-\\u001f\\u007f-\\u009f\\u200b-\\u200f\\u2028-\\u202e"
 _UNUSED = ("HTTPValidationError", "ValidationError", "ResponseValidationError")
 
 
 def document() -> dict[str, Any]:
     """The document, with what the router's generator does not know: statuses, problems, headers, signatures."""
-    made: dict[str, Any] = json.loads(
-        app.get_openapi_json_schema(
-            title="KeyVigil",
-            version="1.0",
-            description="Watches customer-managed KMS keys. Every request is signed with SigV4 for `execute-api`.",
-        )
+    generated = app.get_openapi_json_schema(
+        title="KeyVigil",
+        version="1.0",
+        description="Watches customer-managed KMS keys. Every request is signed with SigV4 for `execute-api`.",
     )
+    made: dict[str, Any] = json.loads(generated.replace(_UNSEEN, _UNSEEN_IN_RANGES))
     words = {
         (str(route.method).lower(), str(route.openapi_path)): cleandoc(route.func.__doc__ or "")
         for route in (*app._static_routes, *app._dynamic_routes)  # noqa: SLF001  the router has no public list

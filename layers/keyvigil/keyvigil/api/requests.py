@@ -10,16 +10,19 @@ from keyvigil.domain.incidents import Decision
 from keyvigil.domain.keys import KeyUse
 from keyvigil.domain.projects import Approval, Enforcement, Protocol
 
-# pydantic's regular expressions: `\p{C}` is every control, format, unassigned and private character.
-Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\p{C}]+$")]
+# pydantic's regular expressions: `\p{C}` is every control, format, unassigned and private character; Zl and Zp are
+# Unicode's own line and paragraph separators, at which some readers of logs break a line.
+Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]
 ProjectId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,39}$")]
 ClusterId = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,62}$")]
 KeyId = Annotated[str, Field(pattern=r"^[a-z0-9-]{9,25}\.[a-z0-9-]{36}$")]
 RegionName = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$", max_length=25)]
 # ARNs are taken apart by the domain, which answers in the contract's fixed words; here only their size is bounded.
 Arn = Annotated[str, Field(min_length=1, max_length=2048)]
-Reason = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{C}]*[^\p{C}\s][^\p{C}]*$")]
-Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{C}]*$")]
+Reason = Annotated[
+    str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*[^\p{C}\s][^\p{C}\p{Zl}\p{Zp}]*$")
+]
+Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]
 
 
 class Request(BaseModel):
