@@ -30,6 +30,9 @@ FUNCTIONS = (
 LAYERS = ("package", "api")
 """The stack's layers without its name."""
 
+DESCRIPTION = "KeyVigil "
+"""How the template's description begins: nobody's stack is deleted for a slip of the finger."""
+
 # Once its deletion has begun, the API may be gone already, or gone the next moment.
 _GOING = ("DELETE_IN_PROGRESS", "DELETE_FAILED", "ROLLBACK_COMPLETE")
 
@@ -65,11 +68,10 @@ class AwsAccount(Account):
 
     def stack(self) -> Stack | None:
         """Find the stack, and its API by its outputs."""
-        found = self._describe(self._stack_name)
+        found = self._find()
         if found is None:
             return None
-        registry = None if found["StackStatus"] in _GOING else self._registry(found)
-        return Stack(stack_id=found["StackId"], status=found["StackStatus"], registry=registry)
+        return Stack(stack_id=found["StackId"], status=found["StackStatus"], registry=self._api_of(found))
 
     def api(self) -> ApiClient:
         """Find the stack's API.
@@ -77,21 +79,41 @@ class AwsAccount(Account):
         Raises:
             NotConfiguredError: there is no such stack here.
         """
-        found = self._describe(self._stack_name)
+        found = self._find()
         if found is None:
             message = f"there is no stack {self._stack_name} in {self._region} of this account"
             raise NotConfiguredError(message)
-        return self._registry(found)
-
-    def _registry(self, stack: "StackTypeDef") -> ApiClient:
-        outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
-        if "ApiUrl" not in outputs:
-            message = f"stack {self._stack_name} has no output ApiUrl: it is not KeyVigil's"
+        api = self._api_of(found)
+        if api is None:
+            message = f"stack {self._stack_name} is {found['StackStatus']} and has no API"
             raise NotConfiguredError(message)
+        return api
+
+    def _api_of(self, stack: "StackTypeDef") -> ApiClient | None:
+        """Make a client of a stack's API; None before it was deployed, or once it may be gone."""
+        outputs = _outputs(stack)
+        if "ApiUrl" not in outputs or stack["StackStatus"] in _GOING:
+            return None
         url = outputs["ApiUrl"]
         if self._endpoint_url is not None:
             url = f"{self._endpoint_url.rstrip('/')}/_aws/execute-api/{outputs['ApiId']}/$default"
         return ApiClient(url, self._region, self._credentials)
+
+    def _find(self) -> "StackTypeDef | None":
+        """Find the stack by its name.
+
+        Raises:
+            NotConfiguredError: it is another application's.
+        """
+        found = self._describe(self._stack_name)
+        if found is None:
+            return None
+        description = found.get("Description", "")
+        # The local cloud forgets descriptions, so either sign will do.
+        if not description.startswith(DESCRIPTION) and "MonitorRoleArn" not in _outputs(found):
+            message = f"stack {self._stack_name} is not KeyVigil's; it says it is: {description or 'nothing'}"
+            raise NotConfiguredError(message)
+        return found
 
     def _describe(self, name: str) -> "StackTypeDef | None":
         try:
@@ -172,6 +194,10 @@ class AwsAccount(Account):
             case _:
                 message = f"{leftover.kind} {leftover.name} is not KeyVigil's to delete"
                 raise ValueError(message)
+
+
+def _outputs(stack: "StackTypeDef") -> dict[str, str]:
+    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
 
 
 AWS_ERRORS = (BotoCoreError, ClientError)
