@@ -175,7 +175,6 @@ CLIENTS: dict[str, Callable[[], Any]] = {
     "lambda of the API": lambda: InvokedKeyChecker("check-keys")._lambda,
     "lambda of the sweep": lambda: InvokedOutboxRelay("relay-outbox")._lambda,
     "step functions": lambda: StepFunctionsWorkflow(None, None)._client,
-    "dynamodb of kept answers": lambda: kept_answers("table").client,
     "kms of the prober": lambda: KmsProber(FakeClock())._kms("us-west-2"),
     "sts of the prober": lambda: KmsProber(FakeClock())._role_credentials()._sts,
 }
