@@ -22,6 +22,8 @@ _CLOUD = pytest.StashKey[LocalCloud]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The stories begin with the first end-to-end test and are asked for at the end: meanwhile everything else runs.
+    items.sort(key=lambda item: item.path.name == "test_stories.py")
     for item in items:
         if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_TEST_SECONDS))
@@ -80,8 +82,26 @@ def stage(cloud: LocalCloud, stack: StackOutputs, faults: FaultProxy) -> Iterato
 
 
 @pytest.fixture(scope="session")
+def spare_cloud() -> Iterator[LocalCloud]:
+    """A second cloud, for the story that changes the stack itself."""
+    with LocalCloud(Checkout.find(_HERE)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stories_begin(request: pytest.FixtureRequest) -> None:
+    """Begin the stories with the first end-to-end test, if any was selected."""
+    if any(item.path.name == "test_stories.py" for item in request.session.items):
+        request.getfixturevalue("told")
+
+
+@pytest.fixture(scope="session")
 def told(
-    request: pytest.FixtureRequest, cloud: LocalCloud, stack: StackOutputs, faults: FaultProxy
+    request: pytest.FixtureRequest,
+    cloud: LocalCloud,
+    stack: StackOutputs,
+    faults: FaultProxy,
+    spare_cloud: LocalCloud,
 ) -> Callable[[str], None]:
     """The stories, begun at once: most of their time they wait for the next sweep. `told(name)` is how one ended."""
     wanted = [name for name in STORIES if any(f"[{name}]" in item.name for item in request.session.items)]
@@ -90,7 +110,7 @@ def told(
 
     def tell(name: str) -> None:
         try:
-            with Stage(cloud, stack, faults) as stage:
+            with Stage(cloud, stack, faults, spare_cloud) as stage:
                 STORIES[name](stage)
         except BaseException as error:  # noqa: BLE001 - the test that asks for the ending raises it
             endings[name].set_exception(error)

@@ -40,8 +40,11 @@ class Stage:
 
     _numbers = itertools.count(1)
 
-    def __init__(self, cloud: LocalCloud, outputs: StackOutputs, faults: FaultProxy) -> None:
+    def __init__(
+        self, cloud: LocalCloud, outputs: StackOutputs, faults: FaultProxy, spare: LocalCloud | None = None
+    ) -> None:
         self.cloud = cloud
+        self._spare = spare
         self.outputs = outputs
         self.faults = faults
         self.api: ApiClient = cloud.api(outputs)
@@ -54,6 +57,12 @@ class Stage:
 
     def __exit__(self, *_exception: object) -> None:
         self._created.close()
+
+    @property
+    def spare(self) -> LocalCloud:
+        """A second cloud with nothing in it, for a story that changes the stack itself."""
+        assert self._spare is not None
+        return self._spare
 
     def name(self) -> str:
         """A name that nobody else has, fit for projects, roles, queues and rules."""

@@ -1,25 +1,15 @@
 """The stack's own key: given to a stack that had none, and taken away again, by ordinary updates."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.customer import CustomerAccount
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, LocalCloud, StackOutputs
 from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
+from tests.e2e.stage import Stage
+from tests.e2e.story import story
 
 _SWEEP_SECONDS = 150
-
-
-@pytest.fixture(scope="module")
-def own_cloud() -> Iterator[LocalCloud]:
-    """A cloud of its own: the other stories' stack must stay as it is."""
-    with LocalCloud(Checkout.find(Path(__file__).parent)) as running:
-        yield running
 
 
 class Encryption:
@@ -63,7 +53,9 @@ def watch_a_key(cloud: LocalCloud, outputs: StackOutputs, project: Project) -> s
     return str(registered["key_id"])
 
 
-def test_a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(own_cloud: LocalCloud) -> None:
+@story
+def a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(stage: Stage) -> None:
+    own_cloud = stage.spare
     key = own_cloud.session().client("kms").create_key()["KeyMetadata"]["Arn"]
     now = Encryption(own_cloud)
 
