@@ -37,7 +37,7 @@ def _name(resource: Any) -> str:
             return text
         case _:
             message = f"{resource} has no name for readers"
-            raise NotImplementedError(message)
+            raise ValueError(message)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -55,7 +55,7 @@ def _scope(statement: dict[str, Any]) -> str:
             return f", partition {partition} only"
         case condition:
             message = f"{condition} has no words for readers"
-            raise NotImplementedError(message)
+            raise ValueError(message)
 
 
 def _policies(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -64,7 +64,7 @@ def _policies(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
         if resource["Type"] == "AWS::IAM::Role":
             if properties.get("ManagedPolicyArns"):
                 message = f"{logical_id} has managed policies, which do not say what they allow"
-                raise NotImplementedError(message)
+                raise ValueError(message)
             for policy in properties.get("Policies", []):
                 yield logical_id, policy["PolicyDocument"]
         elif resource["Type"] in {"AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"}:

@@ -124,7 +124,7 @@ class _Resolver:
                 return self.holds(name)
             case _:
                 message = f"{test} is no test that this resolver knows"
-                raise NotImplementedError(message)
+                raise ValueError(message)
 
     def resolved(self, value: Any, *, parameters: bool = False) -> Any:
         """The value without Fn::If, and with its parameters filled in if they are wanted."""
