@@ -321,7 +321,7 @@ class Simulation(Prober, OutboxRelay):
         self.decide_recovery = DecideRecovery(store, clock, ids)
         self.settle_recovery = SettleRecovery(store, clock, ids)
         self.plan_sweep = PlanSweep(store, self.queue, clock)
-        self.relay = RelayOutbox(store, self.notifier, self.executions, clock)
+        self.relay = RelayOutbox(store, self.notifier, self.executions, clock, operator_topic_arn="arn:operator")
         self.reconcile = Reconcile(
             store,
             self.executions,

@@ -1,13 +1,28 @@
 """Alerts: what each says, and that somebody wrote down what to do about it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from keyvigil.domain.alerts import Alert, AlertStatus, AlertType, Severity, make_alert, sentence
+from keyvigil.domain.actors import Actor
+from keyvigil.domain.alerts import (
+    INCIDENT_ALERTS,
+    Alert,
+    AlertCause,
+    AlertStatus,
+    AlertType,
+    Notice,
+    Severity,
+    make_alert,
+    make_fleet_notice,
+    make_key_notice,
+    runbook,
+    sentence,
+)
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster
-from keyvigil.domain.verdicts import Cause
+from keyvigil.domain.verdicts import Cause, Remediation
 from tests.examples import KEY_ARN, NOW, incident, key, verdict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")
@@ -28,7 +43,7 @@ def alert(kind: AlertType) -> Alert:
 
 @pytest.mark.parametrize("kind", AlertType)
 def test_each_alert_s_runbook_is_a_heading_of_the_page(kind: AlertType) -> None:
-    page, _, anchor = alert(kind).remediation.runbook.partition("#")
+    page, _, anchor = runbook(kind).partition("#")
     assert page == "docs/alerts.md"
     headings = [line.removeprefix("## ") for line in PAGE.splitlines() if line.startswith("## ")]
     assert anchor in [heading.replace(".", "") for heading in headings]
@@ -42,7 +57,7 @@ def test_a_subscriber_who_reads_mail_gets_words_with_the_command_that_mends_it()
 
 
 def test_what_is_over_is_resolved_and_nothing_else_is() -> None:
-    resolved = {kind for kind in AlertType if alert(kind).status is AlertStatus.RESOLVED}
+    resolved = {kind for kind in INCIDENT_ALERTS if alert(kind).status is AlertStatus.RESOLVED}
     assert resolved == {AlertType.KEY_RECOVERED, AlertType.CLUSTER_UNLOCKED}
     assert all(alert(kind).severity is Severity.INFO for kind in resolved)
 
@@ -58,3 +73,61 @@ def test_an_alert_moves_its_key_s_sequence_on() -> None:
         detected_at=NOW,
     )
     assert made.sequence == numbered.alert_sequence == 7
+
+
+def notice(status: AlertStatus = AlertStatus.FIRING, **fields: Any) -> Notice:
+    cause = AlertCause(code=None, operation=None, aws_error_code=None, message="Something is about to go wrong.")
+    said: dict[str, Any] = {
+        "type": AlertType.KEY_SUSPECT,
+        "status": status,
+        "severity": Severity.WARNING,
+        "subject": "danger",
+        "cause": cause,
+        "remediation": Remediation(summary="Look at it."),
+    }
+    return Notice(**(said | fields))
+
+
+def test_a_notice_about_a_key_moves_its_sequence_on_and_has_no_incident() -> None:
+    made, numbered = make_key_notice(
+        notice(), alert_id="01JALERT", key=key(alert_sequence=6), clusters=(), occurred_at=NOW, detected_at=NOW
+    )
+    assert made.sequence == numbered.alert_sequence == 7
+    assert (made.project_id, made.incident_id, made.severity) == ("acme-prod", None, Severity.WARNING)
+    assert made.key is not None
+    assert made.key.arn == KEY_ARN
+
+
+def test_the_end_of_what_a_notice_told_shares_its_dedup_key_and_is_info() -> None:
+    begun, over = (
+        make_key_notice(notice(status), alert_id="01JALERT", key=key(), clusters=(), occurred_at=NOW, detected_at=NOW)[
+            0
+        ]
+        for status in (AlertStatus.FIRING, AlertStatus.RESOLVED)
+    )
+    assert begun.dedup_key == over.dedup_key
+    assert over.severity is Severity.INFO
+
+
+def test_a_notice_about_keyvigil_itself_names_no_project_and_no_key() -> None:
+    made = make_fleet_notice(notice(), alert_id="01JALERT", occurred_at=NOW, detected_at=NOW)
+    assert (made.project_id, made.key, made.dedup_key) == (None, None, "fleet/danger")
+    assert sentence(made).startswith("[warning] key.suspect\n\nSomething is about to go wrong.\nSince: 2026-11-22")
+    assert "None" not in sentence(made)
+
+
+def test_who_did_it_stands_in_the_mail() -> None:
+    actor = Actor(
+        arn="arn:aws:iam::222222222222:user/eve", event_name="DisableKey", source_ip="192.0.2.7", event_time=NOW
+    )
+    made, _ = make_alert(
+        AlertType.KEY_UNHEALTHY,
+        alert_id="01JALERT",
+        key=key(verdict=verdict(Cause.KEY_DISABLED)),
+        incident=incident(actor=actor),
+        clusters=(),
+        occurred_at=NOW,
+        detected_at=NOW,
+    )
+    assert made.actor == actor
+    assert f"Who: {actor.arn} called DisableKey at 2026-11-22 03:00:00 UTC" in sentence(made)

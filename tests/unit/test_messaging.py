@@ -156,6 +156,13 @@ def test_an_alert_is_published_to_the_projects_topic_with_attributes_to_filter_b
     }
 
 
+def test_an_alert_about_keyvigil_itself_has_no_project_to_filter_by(aws: Stubs, notifier: AwsNotifier) -> None:
+    request = published(aws, notifier, changed(alert(), project_id=None, key=None))
+
+    assert request["Subject"] == "[critical] key.unhealthy KeyVigil"
+    assert "project_id" not in request["MessageAttributes"]
+
+
 def test_an_alert_is_json_field_by_field_as_in_the_contract(aws: Stubs, notifier: AwsNotifier) -> None:
     request = published(aws, notifier, alert())
 

@@ -20,6 +20,7 @@ from tests.examples import KEY_ID, NOW, cluster, incident, key, project, verdict
 from tests.fakes import CountingIds, FakeClock, FakeNotifier, FakeQueue, FakeRelay, FakeWorkflow, MemoryStore, changed
 
 INCIDENT = "01JINCIDENT"
+OPERATOR_TOPIC = "arn:aws:sns:us-west-2:111111111111:keyvigil-operator"
 
 
 class World:
@@ -30,7 +31,9 @@ class World:
         self.notifier, self.asked, self.queue = FakeNotifier(), FakeRelay(), FakeQueue()
         ids = CountingIds()
         self.store.put(project())
-        self.relay = RelayOutbox(self.store, self.notifier, self.workflow, self.clock)
+        self.relay = RelayOutbox(
+            self.store, self.notifier, self.workflow, self.clock, operator_topic_arn=OPERATOR_TOPIC
+        )
         record = RecordLockResult(
             self.store, self.workflow, SettleLockout(self.store, self.clock, ids), self.clock, ids
         )
@@ -90,6 +93,16 @@ def test_an_alert_goes_to_its_own_project_s_topic_and_to_the_bus(world: World) -
     assert topic == project().alert_topic_arn
     assert world.notifier.bus == [alert]
     assert world.row("r1").sent_at == NOW
+
+
+@pytest.mark.parametrize("project_id", ["acme-prod", None])
+def test_an_alert_for_the_operator_goes_to_the_operator_s_topic_and_to_the_bus(
+    world: World, project_id: str | None
+) -> None:
+    world.store.put(changed(alert_row(), for_operator=project_id is not None, project_id=project_id))
+    assert world.relay(["r1"]).sent == 1
+    assert [topic for topic, _ in world.notifier.published] == [OPERATOR_TOPIC]
+    assert len(world.notifier.bus) == 1
 
 
 def test_a_replay_sends_nothing_and_starts_nothing_twice(world: World) -> None:

@@ -132,7 +132,8 @@ def relay_outbox() -> "RelayOutbox":
     from keyvigil.use_cases.relay_outbox import RelayOutbox
 
     notifier = AwsNotifier(settings().text("ALERT_BUS_NAME"))
-    return RelayOutbox(store(), notifier, workflow(), clock())
+    operator_topic = settings().text("OPERATOR_TOPIC_ARN")
+    return RelayOutbox(store(), notifier, workflow(), clock(), operator_topic_arn=operator_topic)
 
 
 @cache

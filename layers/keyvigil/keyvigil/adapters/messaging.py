@@ -49,15 +49,16 @@ class AwsNotifier(Notifier):
     def publish(self, topic_arn: str, alert: Alert) -> None:
         document = json.dumps(to_plain(alert))
         attributes = {
-            "project_id": alert.project_id,
-            "type": alert.type,
-            "severity": alert.severity,
-            "status": alert.status,
+            "type": str(alert.type),
+            "severity": str(alert.severity),
+            "status": str(alert.status),
         }
+        if alert.project_id is not None:
+            attributes["project_id"] = alert.project_id
         try:
             self._sns.publish(
                 TopicArn=topic_arn,
-                Subject=f"[{alert.severity}] {alert.type} {alert.project_id}"[:_SUBJECT_LIMIT],
+                Subject=f"[{alert.severity}] {alert.type} {alert.project_id or 'KeyVigil'}"[:_SUBJECT_LIMIT],
                 Message=json.dumps({"default": document, "email": sentence(alert)}),
                 MessageStructure="json",
                 MessageAttributes={

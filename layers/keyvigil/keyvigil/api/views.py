@@ -86,7 +86,7 @@ def incident(
         "status": shown.status,
         "held_for": shown.held_for,
         "cause": shown.cause,
-        "actor": None,
+        "actor": shown.actor,
         "opened_at": shown.opened_at,
         "confirmed_at": shown.confirmed_at,
         "locked_at": shown.locked_at,

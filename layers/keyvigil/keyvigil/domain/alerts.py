@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from keyvigil.domain.actors import Actor
 from keyvigil.domain.incidents import AffectedCluster, Incident, WorkflowKind
 from keyvigil.domain.keys import Key
 from keyvigil.domain.verdicts import Remediation
@@ -54,7 +55,12 @@ _KIND: dict[AlertType, tuple[Severity, AlertStatus, str]] = {
     AlertType.CLUSTER_LOCK_FAILED: (Severity.CRITICAL, AlertStatus.FIRING, "clusters"),
     AlertType.CLUSTER_UNLOCK_FAILED: (Severity.CRITICAL, AlertStatus.FIRING, "clusters"),
 }
-"""Severity, status, and the subject that firing and resolved alerts share in their `dedup_key`."""
+"""The alerts that an incident stands behind: severity, status, and the subject that firing and resolved alerts share
+in their `dedup_key`."""
+
+
+INCIDENT_ALERTS = frozenset(_KIND)
+"""The types that `make_alert` makes. All others are notices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +94,11 @@ class AlertRemediation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """A message about a change, field by field as in contract.md."""
+    """A message about a change, field by field as in contract.md.
+
+    An alert about KeyVigil itself names no project, and one about no single key names no key; `incident_id` is
+    None where no outage stands behind it.
+    """
 
     schema_version: str
     alert_id: str
@@ -97,11 +107,11 @@ class Alert:
     type: AlertType
     severity: Severity
     status: AlertStatus
-    project_id: str
-    key: AlertKey
+    project_id: str | None
+    key: AlertKey | None
     incident_id: str | None
     cause: AlertCause
-    actor: None
+    actor: Actor | None
     clusters: tuple[AffectedCluster, ...]
     remediation: AlertRemediation
     occurred_at: datetime
@@ -132,7 +142,7 @@ def make_alert(
         severity=severity,
         status=status,
         project_id=key.project_id,
-        key=AlertKey(arn=key.key_arn, region=key.region, account_id=key.account_id, alias=key.alias_arn),
+        key=_of_key(key),
         incident_id=incident.incident_id,
         cause=AlertCause(
             code=verdict.cause or incident.cause,
@@ -140,35 +150,143 @@ def make_alert(
             aws_error_code=verdict.aws_error_code,
             message=verdict.message,
         ),
-        actor=None,
+        actor=incident.actor,
         clusters=tuple(clusters),
-        remediation=AlertRemediation(
-            summary=remediation.summary,
-            commands=remediation.commands,
-            runbook=f"docs/alerts.md#{kind.replace('.', '')}",
-        ),
+        remediation=_with_runbook(remediation, kind),
         occurred_at=occurred_at,
         detected_at=detected_at,
     )
     return alert, numbered
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What an alert says that no incident stands behind: a danger to a key, a gap in what KeyVigil knows, the brake.
+
+    `subject` is what firing and resolved alerts of one problem share in their `dedup_key`, within the key or,
+    if there is none, within the fleet. `severity` is how bad it is while it lasts; its end is always info.
+    """
+
+    type: AlertType
+    status: AlertStatus
+    severity: Severity
+    subject: str
+    cause: AlertCause
+    remediation: Remediation
+    actor: Actor | None = None
+
+
+def make_key_notice(
+    notice: Notice,
+    *,
+    alert_id: str,
+    key: Key,
+    clusters: Iterable[AffectedCluster],
+    occurred_at: datetime,
+    detected_at: datetime,
+) -> tuple[Alert, Key]:
+    """Make an alert about a key from a notice, and the key with its `alert_sequence` moved on."""
+    numbered = replace(key, alert_sequence=key.alert_sequence + 1)
+    alert = _of_notice(
+        notice,
+        alert_id=alert_id,
+        dedup_key=f"{key.project_id}/{key.key_id}/{notice.subject}",
+        sequence=numbered.alert_sequence,
+        project_id=key.project_id,
+        key=_of_key(key),
+        clusters=tuple(clusters),
+        occurred_at=occurred_at,
+        detected_at=detected_at,
+    )
+    return alert, numbered
+
+
+def make_fleet_notice(notice: Notice, *, alert_id: str, occurred_at: datetime, detected_at: datetime) -> Alert:
+    """Make an alert about KeyVigil itself. Its `sequence` is its time in Unix milliseconds: no key counts it."""
+    return _of_notice(
+        notice,
+        alert_id=alert_id,
+        dedup_key=f"fleet/{notice.subject}",
+        sequence=int(detected_at.timestamp() * 1000),
+        project_id=None,
+        key=None,
+        clusters=(),
+        occurred_at=occurred_at,
+        detected_at=detected_at,
+    )
+
+
+def _of_notice(
+    notice: Notice,
+    *,
+    alert_id: str,
+    dedup_key: str,
+    sequence: int,
+    project_id: str | None,
+    key: AlertKey | None,
+    clusters: tuple[AffectedCluster, ...],
+    occurred_at: datetime,
+    detected_at: datetime,
+) -> Alert:
+    return Alert(
+        schema_version=SCHEMA_VERSION,
+        alert_id=alert_id,
+        dedup_key=dedup_key,
+        sequence=sequence,
+        type=notice.type,
+        severity=Severity.INFO if notice.status is AlertStatus.RESOLVED else notice.severity,
+        status=notice.status,
+        project_id=project_id,
+        key=key,
+        incident_id=None,
+        cause=notice.cause,
+        actor=notice.actor,
+        clusters=clusters,
+        remediation=_with_runbook(notice.remediation, notice.type),
+        occurred_at=occurred_at,
+        detected_at=detected_at,
+    )
+
+
+def _of_key(key: Key) -> AlertKey:
+    return AlertKey(arn=key.key_arn, region=key.region, account_id=key.account_id, alias=key.alias_arn)
+
+
+def _with_runbook(remediation: Remediation, kind: AlertType) -> AlertRemediation:
+    return AlertRemediation(
+        summary=remediation.summary,
+        commands=remediation.commands,
+        runbook=runbook(kind),
+    )
+
+
+def runbook(kind: AlertType) -> str:
+    """Where a type of alert is explained."""
+    return f"docs/alerts.md#{kind.replace('.', '')}"
+
+
 def sentence(alert: Alert) -> str:
     """One alert in plain words, for a subscriber who reads mail and not JSON."""
-    names = ", ".join(f"{cluster.cluster_id} ({cluster.status})" for cluster in alert.clusters) or "none"
-    commands = "\n".join(f"  {command}" for command in alert.remediation.commands)
-    return (
-        f"[{alert.severity}] {alert.type} in project {alert.project_id}\n\n"
-        f"{alert.cause.message}\nKey: {alert.key.arn}\nClusters: {names}\n"
-        f"Since: {alert.occurred_at:%Y-%m-%d %H:%M:%S} UTC\n\n"
-        f"{alert.remediation.summary}\n{commands}\n\nIncident {alert.incident_id}"
-    )
+    place = f" in project {alert.project_id}" if alert.project_id else ""
+    lines = [f"[{alert.severity}] {alert.type}{place}", "", alert.cause.message]
+    if alert.key is not None:
+        names = ", ".join(f"{cluster.cluster_id} ({cluster.status})" for cluster in alert.clusters) or "none"
+        lines += [f"Key: {alert.key.arn}", f"Clusters: {names}"]
+    lines.append(f"Since: {alert.occurred_at:%Y-%m-%d %H:%M:%S} UTC")
+    if alert.actor is not None:
+        who = f"{alert.actor.arn} called {alert.actor.event_name} at {alert.actor.event_time:%Y-%m-%d %H:%M:%S} UTC"
+        lines.append(f"Who: {who}")
+    lines += ["", alert.remediation.summary, *(f"  {command}" for command in alert.remediation.commands)]
+    if alert.incident_id is not None:
+        lines += ["", f"Incident {alert.incident_id}"]
+    return "\n".join(lines)
 
 
 class Target(StrEnum):
     """Where an outbox row goes. Each target is delivered to, and retried, by itself."""
 
     TOPIC = "topic"
+    OPERATOR = "operator"
     BUS = "bus"
     WORKFLOW = "workflow"
 
@@ -201,16 +319,18 @@ class WorkflowStart:
 class OutboxRow:
     """Something that must leave the table, written in the transaction of the change that it tells of.
 
-    Exactly one of `alert`, `lock_request` and `workflow_start` is set. `delivered` are the targets that
+    Exactly one of `alert`, `lock_request` and `workflow_start` is set. An alert `for_operator` goes to the
+    operator's topic and to no project's; one without a project always does. `delivered` are the targets that
     have it; the row is sent when none is missing.
     """
 
     row_id: str
-    project_id: str
+    project_id: str | None
     created_at: datetime
     alert: Alert | None = None
     lock_request: LockRequest | None = None
     workflow_start: WorkflowStart | None = None
+    for_operator: bool = False
     delivered: tuple[Target, ...] = ()
     sent_at: datetime | None = None
     version: int = 0
@@ -219,7 +339,8 @@ class OutboxRow:
     def missing(self) -> tuple[Target, ...]:
         """The targets that have not got it yet."""
         if self.alert is not None:
-            wanted: tuple[Target, ...] = (Target.TOPIC, Target.BUS)
+            topic = Target.OPERATOR if self.for_operator or self.project_id is None else Target.TOPIC
+            wanted: tuple[Target, ...] = (topic, Target.BUS)
         elif self.lock_request is not None:
             wanted = (Target.BUS,)
         else:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
+from keyvigil.domain.actors import Actor
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.keys import Key, KeyStatus
 from keyvigil.domain.projects import Approval, Enforcement, Project
@@ -96,6 +97,7 @@ class Incident:
     lock_failure_told_at: datetime | None = None
     unlock_failure_told_at: datetime | None = None
     decision: PersonsDecision | None = None
+    actor: Actor | None = None
     version: int = 0
 
     @property

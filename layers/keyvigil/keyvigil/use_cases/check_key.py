@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import assert_never
+from typing import Protocol, assert_never
 
-from keyvigil.domain.alerts import AlertType
+from keyvigil.domain.alerts import AlertType, Notice
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import Incident, IncidentStatus, WorkflowKind, affected, held_by
 from keyvigil.domain.keys import Key, KeyStatus, Trigger, next_due
+from keyvigil.domain.projects import Project
 from keyvigil.domain.status_machine import CLOCK_JUMP, Change, is_confirmed, observe
 from keyvigil.domain.verdicts import Cause, Outcome, Verdict
 from keyvigil.errors import ConflictError, NotFoundError
@@ -26,6 +27,17 @@ class CheckResult:
     key: Key
     probed: bool
     confirmed: bool
+
+
+class Watch(Protocol):
+    """A pure decision about a key beside its status, made at every probe."""
+
+    def __call__(self, before: Key, after: Key, project: Project, now: datetime) -> tuple[Key, tuple[Notice, ...]]:
+        """The key with what is remembered of it, and what is to be told."""
+
+
+WATCHES: tuple[Watch, ...] = ()
+"""What is looked at beside the status, in this order."""
 
 
 class CheckKey:
@@ -97,8 +109,22 @@ class CheckKey:
         writes: list[Write] = []
         if decision.change is not None:
             after, writes = self._tell(after, verdict, decision.change, decision.reason)
+        after, told = self._watch(key, after, project)
+        writes += told
         self._store.commit([Put(after), *writes])
         return replace(after, version=after.version + 1)
+
+    def _watch(self, before: Key, after: Key, project: Project) -> tuple[Key, list[Write]]:
+        """What else a probe shows than whether the key works, told in the same transaction."""
+        writes: list[Write] = []
+        now = self._clock.now()
+        for watch in WATCHES:
+            after, notices = watch(before, after, project, now)
+            for notice in notices:
+                clusters = self._store.clusters_of_key(after.project_id, after.key_id)
+                row, after = self._telling.key_notice(notice, after, clusters)
+                writes.append(row)
+        return after, writes
 
     def _tell(self, key: Key, verdict: Verdict, change: Change, reason: str) -> tuple[Key, list[Write]]:
         """The incident, its timeline and the outbox rows that go with a change of status."""

@@ -1,4 +1,4 @@
-"""Deliver outbox rows: to the project's topic, the alert bus and the workflows, each target by itself."""
+"""Deliver outbox rows: to the project's or the operator's topic, the alert bus and the workflows, each by itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +23,15 @@ class RelayResult:
 class RelayOutbox:
     """Delivers rows at least once. What fails stays unsent, and the reconciler asks for it again."""
 
-    def __init__(self, store: Store, notifier: Notifier, workflow: Workflow, clock: Clock) -> None:
-        """Keep the ports."""
+    def __init__(
+        self, store: Store, notifier: Notifier, workflow: Workflow, clock: Clock, *, operator_topic_arn: str
+    ) -> None:
+        """Keep the ports, and the topic for what concerns KeyVigil itself."""
         self._store = store
         self._notifier = notifier
         self._workflow = workflow
         self._clock = clock
+        self._operator_topic_arn = operator_topic_arn
 
     def __call__(self, row_ids: Sequence[str]) -> RelayResult:
         """Deliver what is missing of these rows. The row is read again first, so a replay sends nothing twice.
@@ -85,9 +88,12 @@ class RelayOutbox:
     def _deliver(self, row: OutboxRow, target: Target) -> None:
         match target:
             case Target.TOPIC:
-                project = self._store.project(row.project_id)
+                project = self._store.project(row.project_id) if row.project_id else None
                 if row.alert is not None and project is not None:
                     self._notifier.publish(project.alert_topic_arn, row.alert)
+            case Target.OPERATOR:
+                if row.alert is not None:
+                    self._notifier.publish(self._operator_topic_arn, row.alert)
             case Target.BUS:
                 if row.alert is not None:
                     self._notifier.put_alert(row.alert)

@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from keyvigil.domain.alerts import AlertType, OutboxRow, WorkflowStart, make_alert
+from keyvigil.domain.alerts import (
+    AlertType,
+    Notice,
+    OutboxRow,
+    WorkflowStart,
+    make_alert,
+    make_fleet_notice,
+    make_key_notice,
+)
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import Incident, TimelineEntry, WorkflowKind, affected, ask_execution
 from keyvigil.domain.keys import Key
@@ -40,6 +48,36 @@ class Telling:
         )
         row = OutboxRow(row_id=alert.alert_id, project_id=key.project_id, created_at=now, alert=alert)
         return Put(row), numbered
+
+    def key_notice(
+        self,
+        notice: Notice,
+        key: Key,
+        clusters: Sequence[Cluster],
+        *,
+        occurred_at: datetime | None = None,
+        for_operator: bool = False,
+    ) -> tuple[Put, Key]:
+        """The outbox row of a notice about a key, and the key with its sequence moved on; both belong together."""
+        now = self._clock.now()
+        alert, numbered = make_key_notice(
+            notice,
+            alert_id=self._ids.ulid(),
+            key=key,
+            clusters=affected(clusters),
+            occurred_at=occurred_at or now,
+            detected_at=now,
+        )
+        row = OutboxRow(
+            row_id=alert.alert_id, project_id=key.project_id, created_at=now, alert=alert, for_operator=for_operator
+        )
+        return Put(row), numbered
+
+    def fleet_notice(self, notice: Notice, *, occurred_at: datetime | None = None) -> Put:
+        """The outbox row of a notice about KeyVigil itself, which goes to the operator."""
+        now = self._clock.now()
+        alert = make_fleet_notice(notice, alert_id=self._ids.ulid(), occurred_at=occurred_at or now, detected_at=now)
+        return Put(OutboxRow(row_id=alert.alert_id, project_id=None, created_at=now, alert=alert, for_operator=True))
 
     def entry(self, incident_id: str, what: str, detail: str) -> Put:
         """An entry of an incident's timeline."""
