@@ -22,7 +22,7 @@ export SAM_CLI_TELEMETRY ?= 0
 
 .PHONY: help
 help: ## what can be made
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##### Installing
 
@@ -92,6 +92,10 @@ demo: $(RUNS) ## the whole story on a local cloud: a key is disabled, a cluster 
 .PHONY: test
 test: $(RUNS) .tools/aws/.installed ## every test: unit, integration, template, end to end
 	@.venv/bin/pytest
+
+.PHONY: test-permissions
+test-permissions: $(RUNS) ## each permission of the template is taken away in turn, and something must miss it
+	@.venv/bin/pytest --verbose tests/permissions
 
 ##### Gates
 

@@ -1,18 +1,42 @@
-"""What each role of the rendered template may do, and what ``docs/permissions.md`` says that it may."""
+"""What each role of the rendered template may do, and what ``docs/permissions.md`` says that it may.
+
+Beside the roles stand the policies of resources: who else may send to a queue or invoke a function.
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from tests.infra.source_template import Template
 
 
 class Permission(NamedTuple):
-    """One action that one role may do to one thing."""
+    """One action that one role may do to one thing; or, from a resource's own policy, that somebody may."""
 
     role: str
     action: str
     on: str
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.action} on {self.on}"
+
+
+class Grant(NamedTuple):
+    """A permission, and where it stands: in which policy, in which of its statements, on which of its resources.
+
+    CloudFormation and IAM keep the order of all three, so the places are those of the running stack too. The policy
+    that a resource has of its own has no name.
+    """
+
+    permission: Permission
+    policy: str
+    statement: int
+    resource: int
+
+    @property
+    def place(self) -> "Place":
+        """Where it stands in its policy."""
+        return self.statement, self.permission.action, self.resource
 
 
 _ARN = re.compile(r"^arn:[^:]*:(?P<service>[^:]*):[^:]*:[^:]*:(?P<resource>.*)$")
@@ -30,7 +54,7 @@ def _name(resource: Any) -> str:
             return f"{logical_id}'s stream"
         case {"Fn::Sub": str(text)}:
             text = _VARIABLE.sub("-", text.replace("${AWS::StackName}", "<stack>"))
-            text = re.sub(r"\$\{(\w+)\.Arn\}", r"\1", text)
+            text = re.sub(r"\$\{(\w+)(?:\.Arn)?\}", r"\1", text)
             arn = _ARN.match(text)
             return arn["resource"] if arn else text
         case str(text):
@@ -40,7 +64,8 @@ def _name(resource: Any) -> str:
             raise ValueError(message)
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """What a policy says of one thing or of several, always as a list."""
     return value if isinstance(value, list) else [value]
 
 
@@ -58,7 +83,11 @@ def _scope(statement: dict[str, Any]) -> str:
             raise ValueError(message)
 
 
-def _policies(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
+type _Policy = tuple[str, str, dict[str, Any]]
+
+
+def _policies_of_roles(template: Template) -> Iterator[_Policy]:
+    """Every role's policies: the role, the policy's name, the document."""
     for logical_id, resource in template["Resources"].items():
         properties = resource.get("Properties", {})
         if resource["Type"] == "AWS::IAM::Role":
@@ -66,22 +95,121 @@ def _policies(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
                 message = f"{logical_id} has managed policies, which do not say what they allow"
                 raise ValueError(message)
             for policy in properties.get("Policies", []):
-                yield logical_id, policy["PolicyDocument"]
+                yield logical_id, policy["PolicyName"], policy["PolicyDocument"]
         elif resource["Type"] in {"AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"}:
             for role in properties["Roles"]:
-                yield role["Ref"], properties["PolicyDocument"]
+                yield role["Ref"], properties["PolicyName"], properties["PolicyDocument"]
+
+
+def _of_whom(principal: Any) -> str:
+    """Whom a resource's policy lets in, in words."""
+    match principal:
+        case {"Service": str(service)} | str(service) if service.endswith(".amazonaws.com"):
+            return f" by {service.partition('.')[0]}"
+        case {"AWS": who} if len(principal) == 1:
+            return f" by {', '.join(_name(each) for each in listed(who))}"
+        case "*":
+            return " by anybody"
+        case _:
+            message = f"{principal} has no words for readers"
+            raise ValueError(message)
+
+
+def _statement_of(permission: dict[str, Any]) -> dict[str, Any]:
+    """What an AWS::Lambda::Permission puts into its function's policy."""
+    return {
+        "Effect": "Allow",
+        "Principal": permission["Principal"],
+        "Action": permission["Action"],
+        "Resource": permission["FunctionName"],
+        **({"Condition": {"ArnLike": {"aws:SourceArn": permission["SourceArn"]}}} if "SourceArn" in permission else {}),
+    }
+
+
+_OTHER_POLICIES = {"PolicyDocument", "KeyPolicy", "ResourcePolicy"}
+
+
+def _policies_of_resources(template: Template) -> Iterator[_Policy]:
+    """Every policy that a resource has of its own: its logical id, its only name, the document.
+
+    One that this cannot read is refused, so that none is overlooked.
+    """
+    for logical_id, resource in template["Resources"].items():
+        kind, properties = resource["Type"], resource.get("Properties", {})
+        if kind == "AWS::Lambda::Permission":
+            yield logical_id, "", {"Statement": [_statement_of(properties)]}
+        elif kind in {"AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy"}:
+            yield logical_id, "", properties["PolicyDocument"]
+        elif kind == "AWS::Events::EventBusPolicy":
+            yield logical_id, "", {"Statement": [properties["Statement"]]}
+        elif not kind.startswith("AWS::IAM::") and _OTHER_POLICIES & properties.keys():
+            message = f"{logical_id} has a policy of a kind that nobody reads yet: say here how"
+            raise ValueError(message)
+
+
+def _scope_of_resources_policy(statement: dict[str, Any]) -> str:
+    who = _of_whom(statement["Principal"])
+    match statement.get("Condition"):
+        case None:
+            return who
+        case {"ArnLike": {"aws:SourceArn": source}, **rest} if not rest:
+            return f"{who}, from {_name(source)}"
+        case {"StringEquals": {"aws:PrincipalOrgID": organization}, **rest} if not rest:
+            return f"{who}, of {_name(organization)}"
+        case condition:
+            message = f"{condition} has no words for readers"
+            raise ValueError(message)
+
+
+def _in(statement: dict[str, Any], role: str, scope: str) -> Iterator[tuple[int, Permission]]:
+    """The permissions of one statement, each with the number of its resource."""
+    for action in listed(statement["Action"]):
+        for number, resource in enumerate(listed(statement["Resource"])):
+            yield number, Permission(role, action, _name(resource) + scope)
+
+
+def grants(template: Template) -> list[Grant]:
+    """Every permission and where it stands, in the template's order, those of roles first; repeated ones too."""
+    policies = [
+        *((holder, policy, document, _scope) for holder, policy, document in _policies_of_roles(template)),
+        *(
+            (holder, policy, document, _scope_of_resources_policy)
+            for holder, policy, document in _policies_of_resources(template)
+        ),
+    ]
+    return [
+        Grant(permission, policy, number, resource)
+        for holder, policy, document, scope in policies
+        for number, statement in enumerate(document["Statement"])
+        if statement["Effect"] == "Allow"
+        for resource, permission in _in(statement, holder, scope(statement))
+    ]
 
 
 def granted(template: Template) -> list[Permission]:
-    """Every permission of every role, in the template's order; a repeated one is there twice."""
-    return [
-        Permission(role, action, _name(resource) + _scope(statement))
-        for role, document in _policies(template)
-        for statement in document["Statement"]
-        if statement["Effect"] == "Allow"
-        for action in _listed(statement["Action"])
-        for resource in _listed(statement["Resource"])
-    ]
+    """Every permission, in the template's order, those of roles first; a repeated one is there twice."""
+    return [grant.permission for grant in grants(template)]
+
+
+type Place = tuple[int, str, int]
+"""Where in a policy something is allowed: the statement's number, the action, the resource's number."""
+
+
+def without(document: dict[str, Any], taken: Collection[Place]) -> dict[str, Any]:
+    """A policy less some actions on some resources; all else is allowed as it was."""
+    left: list[dict[str, Any]] = []
+    for number, statement in enumerate(document["Statement"]):
+        pairs = [
+            (action, place, resource)
+            for action in listed(statement["Action"])
+            for place, resource in enumerate(listed(statement["Resource"]))
+        ]
+        kept = [each for each in pairs if (number, each[0], each[1]) not in taken]
+        if kept == pairs:
+            left.append(statement)
+        else:
+            left += [{**statement, "Action": action, "Resource": resource} for action, _, resource in kept]
+    return {**document, "Statement": left}
 
 
 _ROW = re.compile(r"^\| `(?P<action>[^`]+)` \| `(?P<on>[^`]+)` \| (?P<why>.*?) *\|$")

@@ -1053,6 +1053,16 @@ def test_another_projects_things_are_not_found_under_ones_own_path(api: Api) -> 
 # --- what use cases refuse --------------------------------------------------------------------------------------
 
 
+def test_why_a_test_message_was_not_sent_is_logged_for_the_operator(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    api.topics.broken = True
+
+    reply = api.ask("POST", f"{P}/subscriptions/01JSUBSCRIPTION/test")
+
+    assert (reply.status, reply.json["title"]) == (503, "Test message not sent")
+    [logged] = [vars(record) for record in caplog.records if record.getMessage() == "refused"]
+    assert logged["reason"] == "SNS did not take the message"
+
+
 def test_a_malformed_key_arn_is_400_in_the_fixed_words(api: Api) -> None:
     reply = api.ask("POST", f"{P}/keys", {**NEW_KEY, "key_arn": "arn:aws:kms:nowhere"})
 

@@ -862,11 +862,11 @@ def test_a_check_keys_that_failed_did_not_answer(aws: Stubs, checker: InvokedKey
         checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
 
 
-@pytest.mark.parametrize("code", ["TooManyRequestsException", "ResourceNotFoundException"])
+@pytest.mark.parametrize("code", ["TooManyRequestsException", "ResourceNotFoundException", "AccessDeniedException"])
 def test_a_check_keys_that_could_not_be_asked_did_not_answer(aws: Stubs, checker: InvokedKeyChecker, code: str) -> None:
     aws.lambda_.add_client_error("invoke", code)
 
-    with pytest.raises(CheckerUnavailableError):
+    with pytest.raises(CheckerUnavailableError, match=f"could not be asked: {code}"):
         checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
 
 
@@ -903,5 +903,5 @@ def test_rows_to_send_again_are_named_to_the_relay_in_batches_and_not_waited_for
 def test_a_relay_that_could_not_be_asked_is_a_delivery_that_failed(aws: Stubs, relay: InvokedOutboxRelay) -> None:
     aws.lambda_.add_client_error("invoke", "TooManyRequestsException")
 
-    with pytest.raises(DeliveryError, match="relay_outbox could not be asked"):
+    with pytest.raises(DeliveryError, match="relay_outbox could not be asked: TooManyRequestsException"):
         relay.resend(["01J"])

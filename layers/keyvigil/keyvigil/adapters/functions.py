@@ -21,6 +21,13 @@ CHECK_TIMEOUT_SECONDS = 25
 """HTTP API integrations end after 30 seconds, and the answer needs time on its way."""
 
 
+def _code(error: ClientError | BotoCoreError) -> str:
+    """What Lambda called it (AccessDeniedException, TooManyRequestsException), or botocore if Lambda did not answer."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "unknown"))
+    return type(error).__name__
+
+
 class InvokedKeyChecker(KeyChecker):
     """`check_keys`, invoked and waited for."""
 
@@ -55,7 +62,7 @@ class InvokedKeyChecker(KeyChecker):
             answer = self._lambda.invoke(FunctionName=self._name, Payload=json.dumps(payload).encode())
             document = answer["Payload"].read()
         except (ClientError, BotoCoreError) as error:
-            message = f"check_keys could not be asked: {type(error).__name__}"
+            message = f"check_keys could not be asked: {_code(error)}"
             raise CheckerUnavailableError(message) from error
         if answer.get("FunctionError"):
             message = "check_keys failed"
@@ -86,5 +93,5 @@ class InvokedOutboxRelay(OutboxRelay):
                     Payload=json.dumps({"resend": list(batch)}).encode(),
                 )
             except (ClientError, BotoCoreError) as error:
-                message = f"relay_outbox could not be asked: {type(error).__name__}"
+                message = f"relay_outbox could not be asked: {_code(error)}"
                 raise DeliveryError(message) from error

@@ -134,6 +134,9 @@ def _invalid(error: RequestValidationError) -> Response[str]:
 
 @app.exception_handler(RefusedError)
 def _refused(error: RefusedError) -> Response[str]:
+    if error.__cause__ is not None and error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        # The caller is told to ask again; why it failed is the operator's to know.
+        logger.error("refused", extra={"title": error.title, "reason": str(error.__cause__)})
     remediation = {"summary": error.summary, "commands": list(error.commands)} if error.summary is not None else None
     return problem(
         error.status,

@@ -1,0 +1,370 @@
+"""The drills. Each permission that the local cloud enforces is missed by one of them."""
+
+from datetime import timedelta
+
+import pytest
+
+from keyvigil.domain.alerts import AlertType, WorkflowStart, make_alert
+from keyvigil.domain.clusters import ClusterStatus, LockVia
+from keyvigil.domain.incidents import IncidentStatus, WorkflowKind
+from keyvigil_cli.api_client import ApiProblemError
+from keyvigil_cli.local_cloud import OPERATOR_ACCOUNT, REGION, STACK_NAME
+from keyvigil_cli.waiting import wait_until
+from tests import examples
+from tests.permissions.drill import drill, on
+from tests.permissions.scene import SOON_SECONDS, Ear, Scene
+
+TABLE = "Table"
+AGENDA = "Table/index/agenda"
+TOPICS = "<stack>-project-*"
+READS_AND_WRITES = ("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query")
+
+SWEEP = "PlanSweepRole"
+MONITOR = "MonitorRole"
+API = "RegistryApiRole"
+RELAY = "RelayOutboxRole"
+
+
+# ---------------------------------------------------------------------------------------------- the API
+
+
+@drill(
+    on(API, TABLE, "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:DeleteItem", "dynamodb:Query"),
+    on(API, AGENDA, "dynamodb:Query"),
+    on(API, TOPICS, "sns:CreateTopic", "sns:DeleteTopic"),
+)
+def a_project_is_made_listed_and_removed(scene: Scene) -> None:
+    name = scene.name()
+    made = scene.api.post("projects", body={"project_id": name, "name": name})
+    assert name in [each["project_id"] for each in scene.api.items("projects")]
+    scene.api.delete("projects", name)
+    with pytest.raises(ApiProblemError, match="404"):
+        scene.api.get("projects", name)
+    topics = scene.session.client("sns").get_paginator("list_topics").paginate()
+    assert made["alert_topic_arn"] not in [each["TopicArn"] for page in topics for each in page["Topics"]]
+
+
+@drill(
+    on(API, TOPICS, "sns:Subscribe", "sns:ListSubscriptionsByTopic", "sns:Publish"),
+    on(API, "*", "sns:GetSubscriptionAttributes", "sns:Unsubscribe"),
+)
+def a_subscriber_joins_gets_a_test_message_and_goes(scene: Scene) -> None:
+    name = scene.name()
+    scene.api.post("projects", body={"project_id": name, "name": name})
+    path = ("projects", name, "subscriptions")
+    subscriber = Ear(scene.session, name)
+    joined = scene.api.post(*path, body={"protocol": "sqs", "endpoint": subscriber.arn})
+    assert joined["status"] == "confirmed"
+    sent = scene.api.post(*path, joined["subscription_id"], "test")
+    subscriber.hears(sent["alert_id"])
+    scene.api.delete(*path, joined["subscription_id"])
+    scene.api.delete("projects", name)
+    everybody = scene.session.client("sns").get_paginator("list_subscriptions").paginate()
+    assert subscriber.arn not in [each["Endpoint"] for page in everybody for each in page["Subscriptions"]]
+
+
+@drill(on(API, "Table, partition IDEMPOTENCY only", "dynamodb:UpdateItem"))
+def a_request_is_repeated_with_its_idempotency_key(scene: Scene) -> None:
+    name = scene.name()
+    body = {"project_id": name, "name": name}
+    first = scene.api.post("projects", body=body, idempotency_key=name)
+    assert scene.api.post("projects", body=body, idempotency_key=name) == first
+    scene.api.delete("projects", name)
+
+
+@drill(on(API, "function:<stack>-check-keys", "lambda:InvokeFunction"))
+def a_check_is_asked_for(scene: Scene) -> None:
+    key = scene.watched_key()
+    checked = scene.api.post("projects", key.project_id, "keys", key.key_id, "check")
+    assert (checked["verdict"]["outcome"], checked["last_trigger"]) == ("HEALTHY", "request")
+
+
+@drill(on(API, "*", "states:SendTaskSuccess"))
+def a_control_plane_answers_and_the_step_that_waits_wakes(scene: Scene) -> None:
+    step = scene.waiting_step()
+    outage = scene.outage(IncidentStatus.LOCKING, ClusterStatus.LOCKING, task_token=step.token)
+    path = ("projects", outage.project_id, "clusters", outage.cluster_id, "lock-result")
+    scene.api.post(*path, body={"fence": 1, "result": "locked"})
+    scene.wakes(step)
+
+
+@drill(on(API, TOPICS, "sns:GetTopicAttributes", "sns:SetTopicAttributes"), with_key=True)
+def a_topic_that_a_request_which_died_left_without_the_key_gets_it(scene: Scene) -> None:
+    name = scene.name()
+    topic = f"arn:aws:sns:{REGION}:{OPERATOR_ACCOUNT}:{STACK_NAME}-project-{name}"
+    scene.session.client("sns").create_topic(Name=topic.rpartition(":")[2])
+    # AWS refuses a name that is taken by a topic with other attributes; the local cloud forgets the attributes.
+    # https://docs.aws.amazon.com/sns/latest/api/API_CreateTopic.html
+    refusal = {
+        "service": "sns",
+        "operation": "CreateTopic",
+        "body": f"ends_with(Name, '{name}')",
+        "error": {"code": "InvalidParameter", "status": 400},
+        "times": 1,
+    }
+    with scene.faults.failing(refusal):
+        scene.api.post("projects", body={"project_id": name, "name": name})
+    attributes = scene.session.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
+    assert attributes.get("KmsMasterKeyId") == scene.stack_key
+    scene.api.delete("projects", name)
+
+
+# ---------------------------------------------------------------------------------------------- sweeps
+
+
+@drill(
+    on(SWEEP, TABLE, "dynamodb:PutItem"),
+    on(SWEEP, AGENDA, "dynamodb:Query"),
+    on(SWEEP, "CheckQueue", "sqs:SendMessageBatch"),
+)
+def a_key_that_is_due_is_probed(scene: Scene) -> None:
+    key = scene.watched_key(due_in=-timedelta(seconds=1))
+    swept = scene.sweep()
+    assert swept["keys_sent"] == swept["keys_due"]
+    wait_until(
+        "the key to be probed",
+        lambda: scene.store.key(key.project_id, key.key_id),
+        lambda seen: seen is not None and seen.last_trigger == "schedule",
+        within=SOON_SECONDS,
+        every=0.1,
+    )
+
+
+@drill(
+    on(SWEEP, TABLE, "dynamodb:GetItem", "dynamodb:Query"),
+    on(SWEEP, "execution:<stack>-cluster-lockout:*", "states:DescribeExecution"),
+)
+def a_lockout_that_ended_without_settling_is_settled(scene: Scene) -> None:
+    outage = scene.outage(
+        IncidentStatus.LOCKING,
+        ClusterStatus.LOCKED,
+        executions=lambda incident_id: (f"{incident_id}-lock-1",),
+        asked_ago=timedelta(hours=1),
+    )
+    scene.sweep()
+    assert scene.incident(outage).status is IncidentStatus.LOCKED
+
+
+@drill(on(SWEEP, "execution:<stack>-cluster-recovery:*", "states:DescribeExecution"))
+def a_recovery_that_ended_without_settling_is_settled(scene: Scene) -> None:
+    outage = scene.outage(
+        IncidentStatus.UNLOCKING,
+        ClusterStatus.ACTIVE,
+        recovered=True,
+        executions=lambda incident_id: (f"{incident_id}-unlock-1",),
+        asked_ago=timedelta(hours=1),
+    )
+    scene.sweep()
+    assert scene.incident(outage).status is IncidentStatus.RESOLVED
+
+
+@drill(on(SWEEP, "function:<stack>-relay-outbox", "lambda:InvokeFunction"))
+def a_row_that_the_stream_did_not_get_sent_is_sent(scene: Scene) -> None:
+    start = WorkflowStart(
+        workflow=WorkflowKind.LOCKOUT, name=f"{scene.name()}-lock-1", project_id="gone", key_id="gone", incident_id="x"
+    )
+    row = scene.unsent_row(project_id="gone", workflow_start=start)
+    scene.sweep()
+    wait_until(
+        "the row to be sent",
+        lambda: scene.store.outbox_row(row.row_id),
+        lambda seen: seen is not None and seen.sent_at is not None,
+        within=SOON_SECONDS,
+        every=0.1,
+    )
+
+
+@drill(on(SWEEP, "*", "states:SendTaskSuccess"))
+def a_control_plane_that_stays_silent_is_answered_for(scene: Scene) -> None:
+    step = scene.waiting_step()
+    outage = scene.outage(IncidentStatus.LOCKING, ClusterStatus.LOCKING, task_token=step.token, respond_by=scene.now())
+    scene.sweep()
+    assert scene.cluster(outage).status is ClusterStatus.LOCK_FAILED
+    scene.wakes(step)
+
+
+@drill(on(SWEEP, TOPICS, "sns:GetTopicAttributes", "sns:SetTopicAttributes"))
+def a_topic_that_has_another_key_than_the_stack_follows_it(scene: Scene) -> None:
+    sns, topic = scene.session.client("sns"), scene.home.alert_topic_arn
+    sns.set_topic_attributes(TopicArn=topic, AttributeName="KmsMasterKeyId", AttributeValue="alias/of-yesterday")
+    scene.new_sandbox("plan-sweep")
+    scene.sweep()
+    found = sns.get_topic_attributes(TopicArn=topic)["Attributes"].get("KmsMasterKeyId") or None
+    assert found == scene.stack_key
+
+
+# ---------------------------------------------------------------------------------------------- checking
+
+
+@drill(on(MONITOR, TABLE, *READS_AND_WRITES))
+def a_key_is_found_healthy_and_lets_in_the_cluster_that_waited_for_it(scene: Scene) -> None:
+    key = scene.watched_key(pending_clusters=1)
+    waiting = scene.waiting_cluster(key)
+    event = {"action": "check", "project_id": key.project_id, "key_id": key.key_id, "trigger": "request"}
+    assert scene.invoke("check-keys", event)["outcome"] == "HEALTHY"
+    cluster = scene.store.cluster(key.project_id, waiting)
+    assert cluster is not None
+    assert cluster.status is ClusterStatus.ACTIVE
+
+
+@drill(on(MONITOR, "role/*", "sts:AssumeRole"))
+def a_customers_role_is_assumed(scene: Scene) -> None:
+    """By a new sandbox: one that has assumed the role before uses its session for ten minutes."""
+    key = scene.watched_key()
+    scene.new_sandbox("check-keys")
+    event = {"action": "check", "project_id": key.project_id, "key_id": key.key_id, "trigger": "request"}
+    assert scene.invoke("check-keys", event)["outcome"] == "HEALTHY"
+
+
+# ---------------------------------------------------------------------------------------------- lockout and recovery
+
+
+@drill(on("DecideLockoutRole", TABLE, *READS_AND_WRITES))
+def a_lockout_is_decided(scene: Scene) -> None:
+    outage = scene.outage(IncidentStatus.CONFIRMING, ClusterStatus.ACTIVE)
+    decided = scene.invoke("decide-lockout", outage.of_incident)
+    assert (decided["verb"], decided["cluster_ids"]) == ("LOCK", [outage.cluster_id])
+    assert scene.incident(outage).status is IncidentStatus.LOCKING
+
+
+@drill(on("LockClusterRole", TABLE, "dynamodb:GetItem", "dynamodb:PutItem"))
+def a_lock_is_asked_for(scene: Scene) -> None:
+    outage = scene.outage(IncidentStatus.LOCKING, ClusterStatus.ACTIVE)
+    event = {**outage.of_incident, "cluster_id": outage.cluster_id, "task_token": "nobody waits"}
+    assert scene.invoke("lock-cluster", event)["outcome"] == "requested"
+    assert scene.cluster(outage).status is ClusterStatus.LOCKING
+
+
+@drill(on("LockClusterRole", "*", "states:SendTaskSuccess"))
+def a_step_that_has_nothing_to_lock_wakes(scene: Scene) -> None:
+    step = scene.waiting_step()
+    outage = scene.outage(IncidentStatus.LOCKING, ClusterStatus.LOCKED)
+    event = {**outage.of_incident, "cluster_id": outage.cluster_id, "task_token": step.token}
+    assert scene.invoke("lock-cluster", event)["outcome"] == "locked"
+    scene.wakes(step)
+
+
+@drill(on("LockClusterRole", TABLE, "dynamodb:Query"))
+def a_lock_that_was_taken_for_failed_is_there_after_all(scene: Scene) -> None:
+    """The step died between asking and locking, the clock failed the lock, and the step is tried again."""
+    step = scene.waiting_step()
+    outage = scene.outage(
+        IncidentStatus.PARTLY_LOCKED, ClusterStatus.LOCK_FAILED, via=LockVia.NONE, task_token=step.token
+    )
+    event = {**outage.of_incident, "cluster_id": outage.cluster_id, "task_token": step.token}
+    assert scene.invoke("lock-cluster", event)["outcome"] == "requested"
+    assert scene.cluster(outage).status is ClusterStatus.LOCKED
+    assert scene.incident(outage).status is IncidentStatus.LOCKED
+
+
+@drill(on("SettleLockoutRole", TABLE, *READS_AND_WRITES))
+def a_lockout_is_settled(scene: Scene) -> None:
+    outage = scene.outage(IncidentStatus.LOCKING, ClusterStatus.LOCKED)
+    assert scene.invoke("settle-lockout", outage.of_incident) == {"status": "LOCKED", "failed": []}
+    assert scene.incident(outage).status is IncidentStatus.LOCKED
+
+
+@drill(on("DecideRecoveryRole", TABLE, *READS_AND_WRITES))
+def a_recovery_is_decided(scene: Scene) -> None:
+    outage = scene.outage(IncidentStatus.LOCKED, ClusterStatus.LOCKED, recovered=True)
+    decided = scene.invoke("decide-recovery", outage.of_incident)
+    assert (decided["verb"], decided["cluster_ids"]) == ("UNLOCK", [outage.cluster_id])
+    assert scene.incident(outage).status is IncidentStatus.UNLOCKING
+
+
+@drill(on("UnlockClusterRole", TABLE, "dynamodb:GetItem", "dynamodb:PutItem"))
+def an_unlock_is_asked_for(scene: Scene) -> None:
+    outage = scene.outage(IncidentStatus.UNLOCKING, ClusterStatus.LOCKED, recovered=True)
+    event = {**outage.of_incident, "cluster_id": outage.cluster_id, "task_token": "nobody waits"}
+    assert scene.invoke("unlock-cluster", event)["outcome"] == "requested"
+    assert scene.cluster(outage).status is ClusterStatus.UNLOCKING
+
+
+@drill(on("UnlockClusterRole", "*", "states:SendTaskSuccess"))
+def a_step_that_has_nothing_to_unlock_wakes(scene: Scene) -> None:
+    step = scene.waiting_step()
+    outage = scene.outage(IncidentStatus.UNLOCKING, ClusterStatus.ACTIVE, recovered=True)
+    event = {**outage.of_incident, "cluster_id": outage.cluster_id, "task_token": step.token}
+    assert scene.invoke("unlock-cluster", event)["outcome"] == "superseded"
+    scene.wakes(step)
+
+
+@drill(on("UnlockClusterRole", TABLE, "dynamodb:Query"))
+def an_unlock_that_was_taken_for_failed_is_there_after_all(scene: Scene) -> None:
+    """As with a lock: the step died between asking and unlocking, and is tried again after the clock failed it."""
+    step = scene.waiting_step()
+    outage = scene.outage(
+        IncidentStatus.UNLOCKING,
+        ClusterStatus.UNLOCK_FAILED,
+        recovered=True,
+        via=LockVia.NONE,
+        task_token=step.token,
+    )
+    event = {**outage.of_incident, "cluster_id": outage.cluster_id, "task_token": step.token}
+    assert scene.invoke("unlock-cluster", event)["outcome"] == "requested"
+    assert scene.cluster(outage).status is ClusterStatus.ACTIVE
+    scene.wakes(step)
+
+
+@drill(on("SettleRecoveryRole", TABLE, *READS_AND_WRITES))
+def a_recovery_is_settled(scene: Scene) -> None:
+    outage = scene.outage(IncidentStatus.UNLOCKING, ClusterStatus.ACTIVE, recovered=True)
+    assert scene.invoke("settle-recovery", outage.of_incident) == {"status": "RESOLVED", "failed": []}
+    assert scene.incident(outage).status is IncidentStatus.RESOLVED
+
+
+# ---------------------------------------------------------------------------------------------- delivery
+
+
+@drill(
+    on(RELAY, TABLE, "dynamodb:GetItem", "dynamodb:PutItem"),
+    on(RELAY, TOPICS, "sns:Publish"),
+    on(RELAY, "AlertBus", "events:PutEvents"),
+)
+def an_alert_reaches_the_projects_subscribers_and_the_bus(scene: Scene) -> None:
+    alert_id = tell(scene, for_operator=False)
+    scene.ear.hears(alert_id, scene.home.alert_topic_arn)
+    scene.ear.hears(alert_id, "detail-type")
+
+
+@drill(on(RELAY, "OperatorTopic", "sns:Publish"))
+def an_alert_about_keyvigil_itself_reaches_the_operator(scene: Scene) -> None:
+    scene.ear.hears(tell(scene, for_operator=True), scene.outputs["OperatorTopicArn"])
+
+
+def tell(scene: Scene, *, for_operator: bool) -> str:
+    """Have an alert delivered to all that should get it; return its id."""
+    now = scene.now()
+    alert, _ = make_alert(
+        AlertType.KEY_SUSPECT,
+        alert_id=scene.ids.ulid(),
+        key=examples.key(project_id=scene.home.project_id),
+        incident=examples.incident(project_id=scene.home.project_id),
+        clusters=(),
+        occurred_at=now,
+        detected_at=now,
+    )
+    row = scene.unsent_row(project_id=scene.home.project_id, alert=alert, for_operator=for_operator)
+    assert scene.invoke("relay-outbox", {"resend": [row.row_id]}) == {"sent": 1, "failed": 0}
+    return alert.alert_id
+
+
+@drill(on(RELAY, "stateMachine:<stack>-cluster-lockout", "states:StartExecution"))
+def a_row_starts_a_lockout(scene: Scene) -> None:
+    start(scene, WorkflowKind.LOCKOUT, "cluster-lockout")
+
+
+@drill(on(RELAY, "stateMachine:<stack>-cluster-recovery", "states:StartExecution"))
+def a_row_starts_a_recovery(scene: Scene) -> None:
+    start(scene, WorkflowKind.RECOVERY, "cluster-recovery")
+
+
+def start(scene: Scene, kind: WorkflowKind, machine: str) -> None:
+    """Have a workflow started by a row, and see it end, because the incident is over."""
+    outage = scene.outage(IncidentStatus.RESOLVED, ClusterStatus.ACTIVE, recovered=True)
+    name = f"{outage.incident_id}-{kind}-1"
+    asked = WorkflowStart(workflow=kind, name=name, **outage.of_incident)
+    row = scene.unsent_row(project_id=outage.project_id, workflow_start=asked)
+    assert scene.invoke("relay-outbox", {"resend": [row.row_id]}) == {"sent": 1, "failed": 0}
+    arn = f"arn:aws:states:{REGION}:{OPERATOR_ACCOUNT}:execution:{STACK_NAME}-{machine}:{name}"
+    scene.execution_ends(arn)
