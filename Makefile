@@ -90,7 +90,7 @@ demo: $(RUNS) ## the whole story on a local cloud: a key is disabled, a cluster 
 	@.venv/bin/keyvigil demo
 
 .PHONY: test
-test: $(RUNS) .tools/aws/.installed ## every test: unit, integration, template, end to end
+test: $(RUNS) .tools/aws/.installed ## all tests but the next: unit, integration, template, end to end
 	@.venv/bin/pytest
 
 .PHONY: test-permissions
