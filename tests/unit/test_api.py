@@ -32,6 +32,7 @@ from tests.examples import (
     KMS_KEY,
     NOW,
     ROLE_ARN,
+    SECRET_ARN,
     cluster,
     incident,
     key,
@@ -93,6 +94,7 @@ KEY_FIELDS = {
     "clusters",
     "created_at",
     "rebaselines",  # not in the contract
+    "probe_secret_arn",  # of a `kes` key, else null
 }
 VERDICT_FIELDS = {
     "outcome",
@@ -556,6 +558,7 @@ def test_a_registered_key_is_shown_as_in_the_contract(empty: Api) -> None:
         "clusters": 0,
         "created_at": "2026-11-22T03:00:00.000Z",
         "rebaselines": [],
+        "probe_secret_arn": None,
     }
 
 
@@ -898,6 +901,13 @@ WRONG = [
     Wrong(f"{P}/keys", {**NEW_KEY, "use": "everything"}, {"use"}),
     Wrong(f"{P}/keys", {**NEW_KEY, "external_id": "mine"}, {"external_id"}),
     Wrong(f"{P}/key-validations", {}, {"key_arn", "role_arn", "use"}),
+    Wrong(f"{P}/keys", {**NEW_KEY, "use": "kes"}, {"probe_secret_arn"}),
+    Wrong(f"{P}/keys", {**NEW_KEY, "probe_secret_arn": SECRET_ARN}, {"probe_secret_arn"}),
+    Wrong(f"{P}/keys", {**NEW_KEY, "use": "kes", "probe_secret_arn": 5}, {"probe_secret_arn"}),
+    Wrong(f"{P}/key-validations", {**NEW_KEY, "use": "kes"}, {"probe_secret_arn"}),
+    Wrong(f"{P}/keys/{KEY_ID}", {"use": "kes"}, {"probe_secret_arn"}, "PATCH"),
+    Wrong(f"{P}/keys/{KEY_ID}", {"probe_secret_arn": SECRET_ARN}, {"probe_secret_arn"}, "PATCH"),
+    Wrong(f"{P}/keys/{KEY_ID}", {"probe_secret_arn": None}, {"probe_secret_arn"}, "PATCH"),
     Wrong(f"{P}/keys/{KEY_ID}", {"use": "everything"}, {"use"}, "PATCH"),
     Wrong(f"{P}/keys/{KEY_ID}", {"role_arn": None}, {"role_arn"}, "PATCH"),
     Wrong(f"{P}/keys/{KEY_ID}", {"key_arn": KEY_ARN}, {"key_arn"}, "PATCH"),
@@ -1219,6 +1229,14 @@ def test_a_rebaseline_names_its_caller(api: Api) -> None:
 
     [made] = reply.json["rebaselines"]
     assert made == {"at": "2026-11-22T03:00:00.000Z", "by": CALLER, "reason": "It was damaged."}
+
+
+def test_a_kes_key_shows_its_secret_and_that_it_is_read(empty: Api) -> None:
+    reply = empty.ask("POST", f"{P}/keys", {**NEW_KEY, "use": "kes", "probe_secret_arn": SECRET_ARN})
+
+    assert reply.status == 201
+    assert (reply.json["use"], reply.json["probe_secret_arn"]) == ("kes", SECRET_ARN)
+    assert reply.json["operations"] == ["DescribeKey", "Encrypt", "Decrypt", "GetSecretValue"]
 
 
 def test_a_validation_shows_every_operation(api: Api) -> None:

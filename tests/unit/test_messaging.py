@@ -824,6 +824,7 @@ def test_a_registration_is_probed_by_check_keys_and_its_answer_read(aws: Stubs, 
             "use": "cmek",
             "context": {"tested-by": "KeyVigil"},
             "baseline": None,
+            "probe_secret_arn": None,
         },
     }
     check_keys_answers(aws, payload, to_plain(expected))

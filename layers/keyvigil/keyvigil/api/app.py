@@ -142,6 +142,7 @@ def _refused(error: RefusedError) -> Response[str]:
         cause=error.cause,
         remediation=remediation,
         in_the_way=list(error.in_the_way) or None,
+        errors=[{"field": error.field, "message": error.detail}] if error.field is not None else None,
         retry_after_seconds=error.retry_after_seconds,
     )
 
@@ -255,7 +256,9 @@ def register_key(project_id: str, body: Annotated[RegisterKey, Body()]) -> tuple
 
 
 def _key_request(body: RegisterKey) -> KeyRequest:
-    return KeyRequest(key_arn=body.key_arn, role_arn=body.role_arn, use=body.use)
+    return KeyRequest(
+        key_arn=body.key_arn, role_arn=body.role_arn, use=body.use, probe_secret_arn=body.probe_secret_arn
+    )
 
 
 @app.post("/projects/<project_id>/key-validations")
@@ -299,7 +302,7 @@ def rebaseline_key(project_id: str, key_id: str, body: Annotated[Rebaseline, Bod
 
 @app.patch("/projects/<project_id>/keys/<key_id>")
 def change_key(project_id: str, key_id: str, body: Annotated[ChangeKey, Body()]) -> dict[str, Any]:
-    """Change a key's role or use, after a probe the new way."""
+    """Change a key's role, use or secret, after a probe the new way."""
     changes: Mapping[str, Any] = {name: getattr(body, name) for name in body.model_fields_set}
     return _key_views(project_id)(wiring.keys().update(project_id, key_id, **changes))
 

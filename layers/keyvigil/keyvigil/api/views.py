@@ -37,6 +37,7 @@ def key(shown: Key, *, interval_minutes: int, now: datetime) -> dict[str, Any]:
             "account_id": shown.account_id,
             "role_arn": shown.role_arn,
             "use": shown.use,
+            "probe_secret_arn": shown.probe_secret_arn,
             "operations": list(shown.use.operations),
             "multi_region": shown.facts.multi_region,
             "replica_regions": list(shown.facts.replica_regions),

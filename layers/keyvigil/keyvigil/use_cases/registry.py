@@ -3,7 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keyvigil.domain.arns import KmsArn, is_named_for_customers, parse_kms_arn, role_account, role_name
+from keyvigil.domain.arns import (
+    KmsArn,
+    is_named_for_customers,
+    parse_kms_arn,
+    parse_secret_arn,
+    role_account,
+    role_name,
+    secret_prefix,
+)
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings
 from keyvigil.domain.endpoints import endpoint_problem
 from keyvigil.domain.keys import (
@@ -254,6 +262,7 @@ class KeyRequest:
     key_arn: str
     role_arn: str
     use: KeyUse
+    probe_secret_arn: str | None = None
 
 
 class Keys:
@@ -316,6 +325,7 @@ class Keys:
             verdict=verdict,
             last_probed_at=verdict.probed_at,
             last_trigger=Trigger.REGISTRATION,
+            probe_secret_arn=wanted.probe_secret_arn,
             due_at=next_due(project_id, resolved.key_id, health, project.check_interval_minutes, now),
             created_at=now,
         )
@@ -334,19 +344,32 @@ class Keys:
             raise _role_without_external_id(project, wanted.role_arn)
         return answer
 
-    def update(self, project_id: str, key_id: str, *, role_arn: str | None = None, use: KeyUse | None = None) -> Key:
-        """Change a key's role or use, if the key is HEALTHY that way.
+    def update(
+        self,
+        project_id: str,
+        key_id: str,
+        *,
+        role_arn: str | None = None,
+        use: KeyUse | None = None,
+        probe_secret_arn: str | None = None,
+    ) -> Key:
+        """Change a key's role, use or secret, if the key is HEALTHY that way.
 
-        The registration ciphertext must open with the new role too. What the probe found does not touch the key's
-        status: the next sweep probes the key the new way, through the same state machine as ever.
+        The registration ciphertext must open with the new role too. A use other than `kes` drops the secret. What
+        the probe found does not touch the key's status: the next sweep probes the key the new way, through the same
+        state machine as ever.
 
         Raises:
             RefusedError: the role or the key is not as it must be.
             NotFoundError: there is no such key.
         """
         project, key = self._project(project_id), self.get(project_id, key_id)
-        wanted = KeyRequest(key_arn=key.key_arn, role_arn=role_arn or key.role_arn, use=use or key.use)
-        if (wanted.role_arn, wanted.use) == (key.role_arn, key.use):
+        new_use = use or key.use
+        secret_arn = probe_secret_arn or (key.probe_secret_arn if new_use is KeyUse.KES else None)
+        wanted = KeyRequest(
+            key_arn=key.key_arn, role_arn=role_arn or key.role_arn, use=new_use, probe_secret_arn=secret_arn
+        )
+        if wanted == _as_requested(key):
             return key
         self._check_request(project_id, wanted)
         self._probe(project, wanted, key.baseline)
@@ -357,6 +380,7 @@ class Keys:
                 current,
                 role_arn=wanted.role_arn,
                 use=wanted.use,
+                probe_secret_arn=wanted.probe_secret_arn,
                 due_at=min(current.due_at, self._clock.now() + TROUBLED_AFTER),
             )
             writes: list[Write] = [Put(changed)]
@@ -377,7 +401,7 @@ class Keys:
         """
         project, key = self._project(project_id), self.get(project_id, key_id)
         self._refuse_open_incident(key)
-        answer = self._probe(project, KeyRequest(key_arn=key.key_arn, role_arn=key.role_arn, use=key.use))
+        answer = self._probe(project, _as_requested(key))
         baseline = answer.baseline
         if baseline is None:
             raise refuse_verdict(answer.verdict, key.role_arn)
@@ -414,6 +438,7 @@ class Keys:
                 f"`key_arn` must look like {ARN_FORMAT}, or {ARN_FORMAT.rsplit('key/', 1)[0]}alias/NAME.",
             )
         self._check_role(project_id, parsed, wanted.role_arn)
+        _check_secret(project_id, parsed, wanted)
         return parsed
 
     def _check_role(self, project_id: str, key_arn: KmsArn, role_arn: str) -> None:
@@ -562,6 +587,50 @@ class Keys:
         until_committed(remove)
 
 
+def _as_requested(key: Key) -> KeyRequest:
+    """A registered key as its owner would ask for it again."""
+    return KeyRequest(key_arn=key.key_arn, role_arn=key.role_arn, use=key.use, probe_secret_arn=key.probe_secret_arn)
+
+
+def _check_secret(project_id: str, key_arn: KmsArn, wanted: KeyRequest) -> None:
+    """Refuse a secret that is not the project's own: its name, account and Region bound what a tenant may name.
+
+    A key's secret lies in the key's account and Region, because only there can it be encrypted under that key:
+    https://docs.aws.amazon.com/secretsmanager/latest/userguide/security-encryption.html
+    """
+    if (wanted.use is KeyUse.KES) is not (wanted.probe_secret_arn is not None):
+        raise RefusedError(
+            422,
+            "Invalid request",
+            "A key with use `kes` needs `probe_secret_arn`, the ARN of one secret made for the probe, and no other use "
+            "takes one.",
+            field="probe_secret_arn",
+        )
+    if wanted.probe_secret_arn is None:
+        return
+    secret, prefix = parse_secret_arn(wanted.probe_secret_arn), secret_prefix(project_id)
+    if secret is None:
+        raise RefusedError(
+            400,
+            "Invalid secret ARN format",
+            "`probe_secret_arn` must be the whole ARN, like "
+            f"arn:aws:secretsmanager:REGION:ACCOUNT_ID:secret:{prefix}NAME-RANDOM.",
+        )
+    if (secret.account_id, secret.region) != (key_arn.account_id, key_arn.region):
+        raise RefusedError(
+            422,
+            "KMS key and secret are in different places",
+            f"The key is in account {key_arn.account_id}, Region {key_arn.region}; the secret in {secret.account_id}, "
+            f"{secret.region}. Make the secret beside the key, encrypted under it.",
+        )
+    if not secret.name.startswith(prefix):
+        raise RefusedError(
+            422,
+            "Secret is not made for this project's probe",
+            f"The name of the secret must begin with `{prefix}`. Make one for the probe, with nothing secret in it.",
+        )
+
+
 def _registration(project: Project, wanted: KeyRequest, baseline: Baseline | None = None) -> Registration:
     return Registration(
         project_id=project.project_id,
@@ -571,6 +640,7 @@ def _registration(project: Project, wanted: KeyRequest, baseline: Baseline | Non
         use=wanted.use,
         context=probe_context(project.project_id),
         baseline=baseline,
+        probe_secret_arn=wanted.probe_secret_arn,
     )
 
 
