@@ -153,17 +153,15 @@ def test_a_project_takes_its_topic_with_it_and_goes_only_when_it_is_empty(stage:
         sns.get_topic_attributes(TopicArn=project.alert_topic_arn)
 
 
-def test_a_fence_survives_deletion_and_registration_of_its_cluster(stage: Stage) -> None:
+def test_a_cluster_that_was_never_locked_leaves_nothing_behind(stage: Stage) -> None:
     project = stage.project()
     watched = stage.watched_key(project)
     project.register_cluster("vectors", watched.key_id, REGISTRY)
     table = stage.cloud.session().client("dynamodb")
     place = {"pk": {"S": f"PROJECT#{project.project_id}"}, "sk": {"S": "CLUSTER#vectors"}}
     stage.api.delete("projects", project.project_id, "clusters", "vectors")
-    tombstone = table.get_item(TableName=stage.outputs["TableName"], Key=place, ConsistentRead=True)["Item"]
-    assert tombstone["deleted"] == {"BOOL": True}
-    again = project.register_cluster("vectors", watched.key_id, REGISTRY)
-    assert again["fence"] == int(tombstone["fence"]["N"])
+    assert "Item" not in table.get_item(TableName=stage.outputs["TableName"], Key=place, ConsistentRead=True)
+    assert project.register_cluster("vectors", watched.key_id, REGISTRY)["fence"] == 0
 
 
 def test_the_fleet_shows_what_is_under_watch_and_when_it_was_swept(stage: Stage) -> None:

@@ -140,7 +140,7 @@ LISTED_INCIDENT_FIELDS = {
     "clusters",
     "decision",  # not in the contract's example
 }
-INCIDENT_FIELDS = LISTED_INCIDENT_FIELDS | {"timeline"}
+INCIDENT_FIELDS = LISTED_INCIDENT_FIELDS | {"timeline", "timeline_truncated"}  # the latter is not in the contract
 SUBSCRIPTION_FIELDS = {
     "protocol",
     "endpoint",
@@ -411,6 +411,14 @@ ROUTES = [
     ),
     Route("GET", f"{T}/incidents", f"{P}/incidents", 200, PAGE_FIELDS, item_fields=LISTED_INCIDENT_FIELDS),
     Route("GET", f"{T}/incidents/<incident_id>", f"{P}/incidents/01JINCIDENT", 200, INCIDENT_FIELDS),
+    Route(
+        "GET",
+        f"{T}/incidents/<incident_id>/timeline",
+        f"{P}/incidents/01JINCIDENT/timeline",
+        200,
+        PAGE_FIELDS,
+        item_fields={"at", "what", "detail"},
+    ),
     Route(
         "POST",
         f"{T}/incidents/<incident_id>/decision",
