@@ -1142,6 +1142,7 @@ def test_an_unknown_route_is_404(api: Api, method: str, path: str) -> None:
         ("POST", f"{P}/clusters/none/lock-result", {"fence": 1, "result": "locked"}),
         ("GET", "/projects/nobody/incidents", None),
         ("GET", f"{P}/incidents/none", None),
+        ("GET", f"{P}/incidents/none/timeline", None),
         ("GET", "/projects/nobody/subscriptions", None),
         ("POST", "/projects/nobody/subscriptions", NEW_SUBSCRIPTION),
         ("DELETE", f"{P}/subscriptions/none", None),
@@ -1160,7 +1161,8 @@ def test_what_does_not_exist_is_named_as_it_was_asked_for(api: Api) -> None:
 def test_another_projects_things_are_not_found_under_ones_own_path(api: Api) -> None:
     api.store.put(project(project_id="other"))
 
-    for rest in (f"keys/{KEY_ID}", "clusters/vectors-prod", "incidents/01JINCIDENT"):
+    mine = (f"keys/{KEY_ID}", "clusters/vectors-prod", "incidents/01JINCIDENT", "incidents/01JINCIDENT/timeline")
+    for rest in mine:
         assert api.ask("GET", f"/projects/other/{rest}").status == 404
 
 

@@ -49,14 +49,17 @@ from keyvigil.use_cases.record_lock_result import LockAnswer
 from keyvigil.use_cases.registry import KeyRequest, NewCluster, NewProject
 
 MAX_BODY_BYTES = 64 * 1024
+MOST_ITEMS = 200
+"""How many items a caller may ask a list for at once."""
 ERRORS_SHOWN = 20
 LONGEST_FIELD = 100
 """Of a field's name, in characters: it may be one that somebody made up to have it sent back."""
 
 # No id is longer than 63 characters, and the table's sort key takes 1,024 bytes.
-_NORMAL_PATH = re.compile(r"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9_.-]{1,128})+\Z", re.ASCII)
+LONGEST_PATH_PART = 128
+_NORMAL_PATH = re.compile(rf"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9_.-]{{1,{LONGEST_PATH_PART}}})+\Z", re.ASCII)
 
-Limit = Annotated[int, Query(ge=1, le=200)]
+Limit = Annotated[int, Query(ge=1, le=MOST_ITEMS)]
 Token = Annotated[str | None, Query(max_length=2048)]
 
 logger = Logger(service="registry_api")
