@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 ROLE_NAME = "keyvigil-customer"
 PROBE_ACTIONS = ("kms:DescribeKey", "kms:Encrypt", "kms:Decrypt")
+SECRET_POLICY = "keyvigil-secret"  # noqa: S105 - a policy's name
 DELETION_DAYS = 7  # the shortest that KMS accepts
 
 _INLINE_POLICY = "keyvigil-probes"
@@ -80,6 +81,28 @@ class CustomerAccount:
             ),
         )
         return key
+
+    def create_probe_secret(self, key: RegistrableKey, name: str) -> str:
+        """Create the secret that the probe of a ``kes`` key reads, under that key, and let the role read it."""
+        region = key.key_arn.split(":")[3]
+        secrets_manager = self._session.client("secretsmanager", region_name=region)
+        created = secrets_manager.create_secret(
+            Name=name, KmsKeyId=key.key_arn, SecretString="KeyVigil availability probe"
+        )
+        self.allow_secret(key, created["ARN"])
+        return created["ARN"]
+
+    def allow_secret(self, key: RegistrableKey, secret_arn: str) -> None:
+        """Let the role read the probe's secret, and no other."""
+        self._iam.put_role_policy(
+            RoleName=key.role_name,
+            PolicyName=SECRET_POLICY,
+            PolicyDocument=_policy(_allow(("secretsmanager:GetSecretValue",), Resource=secret_arn)),
+        )
+
+    def forbid_secret(self, key: RegistrableKey) -> None:
+        """Take from the role what lets it read the probe's secret."""
+        self._iam.delete_role_policy(RoleName=key.role_name, PolicyName=SECRET_POLICY)
 
     def disable_key(self, key: RegistrableKey) -> None:
         """Disable the key: whatever is encrypted under it can no longer be read."""

@@ -32,9 +32,14 @@ class Project:
         body = {"project_id": project_id, "name": project_id, "check_interval_minutes": 1, **settings}
         return cls(api, api.post("projects", body=body))
 
-    def register_key(self, key: RegistrableKey, *, use: str = "cmek") -> JsonObject:
-        """Register a customer's key, which is probed before the answer comes."""
-        return self._post("keys", body={"key_arn": key.key_arn, "role_arn": key.role_arn, "use": use})
+    def register_key(
+        self, key: RegistrableKey, *, use: str = "cmek", probe_secret_arn: str | None = None
+    ) -> JsonObject:
+        """Register a customer's key, which is probed before the answer comes. Only ``kes`` takes a secret."""
+        body: JsonObject = {"key_arn": key.key_arn, "role_arn": key.role_arn, "use": use}
+        if probe_secret_arn is not None:
+            body["probe_secret_arn"] = probe_secret_arn
+        return self._post("keys", body=body)
 
     def register_cluster(
         self, cluster_id: str, key_id: str, lock: Mapping[str, str | int], *, kind: str = "zilliz-byoc"

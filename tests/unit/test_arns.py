@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyvigil.domain.arns import is_queue_arn, parse_kms_arn, role_account
-from tests.examples import CUSTOMER, KEY_ARN, KEY_ID, KMS_KEY, ROLE_ARN
+from keyvigil.domain.arns import is_queue_arn, parse_kms_arn, parse_secret_arn, role_account, secret_prefix
+from tests.examples import CUSTOMER, KEY_ARN, KEY_ID, KMS_KEY, ROLE_ARN, SECRET_ARN
 
 MULTI_REGION = "mrk-1234abcd12ab34cd56ef1234567890ab"
 QUEUE_ARN = f"arn:aws:sqs:us-west-2:{CUSTOMER}:alerts"
@@ -194,3 +194,38 @@ def test_what_is_accepted_as_a_key_is_put_together_again_from_its_parts(text: st
         resource = parsed.alias_name or f"key/{parsed.kms_key_id}"
         assert f"arn:aws:kms:{parsed.region}:{parsed.account_id}:{resource}" == text
         assert (parsed.kms_key_id is None) != (parsed.alias_name is None)
+
+
+def test_the_arn_of_a_secret_is_taken_apart_without_its_random_end() -> None:
+    parsed = parse_secret_arn(SECRET_ARN)
+
+    assert parsed is not None
+    assert (parsed.region, parsed.account_id, parsed.name) == ("us-west-2", CUSTOMER, "keyvigil/acme-prod/probe")
+    assert parsed.name.startswith(secret_prefix("acme-prod"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "keyvigil/acme-prod/probe",
+        SECRET_ARN.removesuffix("-AbC123"),
+        SECRET_ARN.replace("-AbC123", "-AbC12"),
+        f"{SECRET_ARN}\n",
+        SECRET_ARN.replace("secret:", "secret:\n"),
+        SECRET_ARN.replace("probe", "pro*be"),
+        SECRET_ARN.replace("probe", "pröbe"),
+        SECRET_ARN.replace(CUSTOMER, "2222"),
+        SECRET_ARN.replace("us-west-2", "nowhere"),
+        SECRET_ARN.replace("secretsmanager", "ssm"),
+        SECRET_ARN.replace("probe", "p" * 513),
+        *(SECRET_ARN.replace("arn:aws:", f"arn:{each}:") for each in FOREIGN_PARTITIONS),
+    ],
+)
+def test_what_is_not_the_whole_arn_of_a_secret_is_none(text: str) -> None:
+    assert parse_secret_arn(text) is None
+
+
+def test_no_projects_secrets_begin_like_another_projects() -> None:
+    # `acme` must not reach what belongs to `acme-prod`.
+    assert not SECRET_ARN.rpartition("secret:")[2].startswith(secret_prefix("acme"))

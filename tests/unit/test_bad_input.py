@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from keyvigil.api import app as api_app
-from tests.examples import KEY_ARN, KEY_ID, ROLE_ARN
+from tests.examples import KEY_ARN, KEY_ID, ROLE_ARN, SECRET_ARN
 from tests.unit.test_api import DECISION, NEW_CLUSTER, NEW_KEY, NEW_PROJECT, NEW_SUBSCRIPTION, Api, P, event
 from tests.unit.test_functions import Context, load
 
@@ -44,16 +44,29 @@ BAD_ROLE_ARNS = [
 ]
 
 
+BAD_SECRET_ARNS = [
+    "keyvigil/acme-prod/probe",
+    f"{SECRET_ARN}\n",
+    *(SECRET_ARN.replace("arn:aws:", f"arn:{each}:") for each in ("aws-cn", "aws-us-gov")),
+    SECRET_ARN.replace(":secret:", ":secret:*"),
+    SECRET_ARN.removesuffix("AbC123"),
+    f"{SECRET_ARN}#",
+]
+
+
 @pytest.mark.parametrize("path", [f"{P}/keys", f"{P}/key-validations"])
 @pytest.mark.parametrize(
     ("field", "arn", "title"),
     [("key_arn", arn, "Invalid KMS key ARN format") for arn in BAD_KEY_ARNS]
-    + [("role_arn", arn, "Invalid IAM role ARN format") for arn in BAD_ROLE_ARNS],
+    + [("role_arn", arn, "Invalid IAM role ARN format") for arn in BAD_ROLE_ARNS]
+    + [("probe_secret_arn", arn, "Invalid secret ARN format") for arn in BAD_SECRET_ARNS],
 )
 def test_an_arn_that_is_none_is_400_before_aws_is_asked(api: Api, path: str, field: str, arn: str, title: str) -> None:
     before = dict(api.store.items)
 
-    reply = api.ask("POST", path, {**NEW_KEY, field: arn})
+    use = "kes" if field == "probe_secret_arn" else "cmek"
+
+    reply = api.ask("POST", path, {**NEW_KEY, "use": use, field: arn})
 
     assert (reply.status, reply.json["title"]) == (400, title)
     assert api.checker.seen == []

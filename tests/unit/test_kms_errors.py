@@ -28,7 +28,8 @@ from botocore.exceptions import (
 from keyvigil.adapters.kms_errors import classify
 from keyvigil.domain.remediation import Subject, explain
 from keyvigil.domain.verdicts import AMBIGUOUS_CAUSES, DEFINITE_CAUSES, OUTCOME_OF_CAUSE, Cause, Outcome
-from tests.examples import EXTERNAL_ID, KEY_ARN, ROLE_ARN
+from tests.examples import EXTERNAL_ID, KEY_ARN, ROLE_ARN, SECRET_ARN
+from tests.fakes import changed
 
 URL = "https://kms.us-west-2.amazonaws.com"
 SUBJECT = Subject(
@@ -36,7 +37,8 @@ SUBJECT = Subject(
     region="us-west-2",
     role_arn=ROLE_ARN,
     external_id=EXTERNAL_ID,
-    operations=("DescribeKey", "Encrypt", "Decrypt", "GenerateDataKey"),
+    operations=("DescribeKey", "Encrypt", "Decrypt", "GenerateDataKey", "GetSecretValue"),
+    probe_secret_arn=SECRET_ARN,
 )
 
 
@@ -61,6 +63,25 @@ def unknown(code: str, cause: Cause, **fields: str | int | None) -> Row:
 
 
 ROWS = [
+    # What keeps a role from reading the secret made for the probe; a secret that is going to be deleted is a request
+    # that is invalid for its state.
+    *(
+        unhealthy(code, Cause.SECRET_UNREADABLE, operation="GetSecretValue")
+        for code in (
+            "AccessDeniedException",
+            "DecryptionFailure",
+            "InvalidParameterException",
+            "InvalidRequestException",
+            "ResourceNotFoundException",
+        )
+    ),
+    unknown("InternalServiceError", Cause.KMS_FAULT, status=500, operation="GetSecretValue"),
+    unknown("ThrottlingException", Cause.THROTTLED, operation="GetSecretValue"),
+    unknown("ExpiredTokenException", Cause.OWN_CREDENTIALS, operation="GetSecretValue"),
+    unknown("SomethingNew", Cause.UNCLASSIFIED, operation="GetSecretValue"),
+    # The same codes of KMS are about the key.
+    unknown("InvalidRequestException", Cause.UNCLASSIFIED),
+    unknown("ResourceNotFoundException", Cause.UNCLASSIFIED),
     # What refuses the key because of its state.
     unhealthy("DisabledException", Cause.KEY_DISABLED, state="Disabled"),
     unhealthy("DisabledException", Cause.KEY_PENDING_DELETION, state="PendingDeletion"),
@@ -140,9 +161,6 @@ TRANSPORT: list[tuple[BotoCoreError, Cause]] = [
     (UnknownEndpointError(service_name="kms", region_name="xx-nowhere-1"), Cause.UNCLASSIFIED),
 ]
 
-NEVER_GIVEN = {Cause.SECRET_UNREADABLE}
-"""Causes of a use (`kes`) that is not probed yet."""
-
 
 def client_error(code: str, status: int, operation: str = "Encrypt") -> ClientError:
     return ClientError(
@@ -195,7 +213,7 @@ def test_only_assume_role_can_say_that_a_role_is_not_assumable() -> None:
 def test_the_table_holds_every_cause_that_a_probe_can_give() -> None:
     shown = {row.cause for row in ROWS} | {cause for _, cause in TRANSPORT}
 
-    assert shown == set(Cause) - NEVER_GIVEN
+    assert shown == set(Cause)
 
 
 def test_definite_and_ambiguous_causes_are_the_unhealthy_ones_and_no_cause_is_both() -> None:
@@ -221,7 +239,7 @@ def test_no_two_causes_have_the_same_sentence() -> None:
     assert len(sentences) == len(Cause)
 
 
-@pytest.mark.parametrize("cause", sorted((DEFINITE_CAUSES | AMBIGUOUS_CAUSES) - NEVER_GIVEN))
+@pytest.mark.parametrize("cause", sorted(DEFINITE_CAUSES | AMBIGUOUS_CAUSES))
 def test_every_unhealthy_cause_has_commands_that_name_the_very_key_or_role(cause: Cause) -> None:
     _, remediation = explain(cause, "Decrypt", SUBJECT)
 
@@ -229,7 +247,9 @@ def test_every_unhealthy_cause_has_commands_that_name_the_very_key_or_role(cause
     assert remediation.summary.endswith(".")
     assert remediation.commands
     for command in remediation.commands:
-        assert any(word in command for word in (KEY_ARN, ROLE_ARN, "keyvigil-customer", "--region us-west-2"))
+        assert any(
+            word in command for word in (KEY_ARN, ROLE_ARN, SECRET_ARN, "keyvigil-customer", "--region us-west-2")
+        )
 
 
 @pytest.mark.parametrize("cause", [cause for cause in Cause if OUTCOME_OF_CAUSE[cause] is Outcome.UNKNOWN])
@@ -254,6 +274,42 @@ def test_the_date_of_a_deletion_is_in_the_sentence_if_it_is_known() -> None:
 
     assert "2026-12-01" in with_date
     assert "2026" not in without.replace(KEY_ARN, "")
+
+
+def test_an_unreadable_secret_is_mended_by_a_statement_for_that_secret_alone() -> None:
+    sentence, remediation = explain(Cause.SECRET_UNREADABLE, "GetSecretValue", SUBJECT)
+
+    assert SECRET_ARN in sentence
+    assert remediation is not None
+    assert json.loads(remediation.commands[0]) == {
+        "Effect": "Allow",
+        "Action": "secretsmanager:GetSecretValue",
+        "Resource": SECRET_ARN,
+    }
+    assert remediation.commands[1] == (
+        f"aws secretsmanager describe-secret --region us-west-2 --secret-id {SECRET_ARN}"
+    )
+
+
+def test_a_key_that_services_use_is_opened_to_the_probe_in_its_own_policy_first() -> None:
+    subject = changed(SUBJECT, operations=("DescribeKey", "Encrypt", "Decrypt"), used_by_services=True)
+    _, remediation = explain(Cause.ACCESS_DENIED, "Encrypt", subject)
+
+    assert remediation is not None
+    assert "kms:ViaService" in remediation.summary
+    first, second = (json.loads(command) for command in remediation.commands)
+    assert (first["Principal"], first["Action"]) == (
+        {"AWS": ROLE_ARN},
+        ["kms:DescribeKey", "kms:Encrypt", "kms:Decrypt"],
+    )
+    assert "Condition" not in first
+    assert second["Resource"] == KEY_ARN
+
+
+def test_an_error_code_of_whatever_length_is_kept_to_a_hundred_characters() -> None:
+    classified = classify("Encrypt", client_error("X" * 5000, 400), key_state=None)
+
+    assert classified.aws_error_code == "X" * 100
 
 
 def test_denied_access_is_mended_by_policy_statements_that_can_be_pasted() -> None:

@@ -24,11 +24,12 @@ from keyvigil.adapters.kms_prober import (
 from keyvigil.domain.keys import Baseline, Key, KeyUse, Registration, probe_context
 from keyvigil.domain.verdicts import Cause, Outcome
 from keyvigil.ports import RegistrationAnswer, ValidationAnswer
-from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, NOW, ROLE_ARN, key
+from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, NOW, ROLE_ARN, SECRET_ARN, key
 from tests.fakes import FakeClock, changed
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sts import STSClient
 
 ALIAS_ARN = KEY_ARN.replace(f"key/{KMS_KEY}", "alias/vectors")
@@ -61,6 +62,7 @@ class Aws:
 
     kms: Stubber
     sts: Stubber
+    secrets: Stubber
     time: FakeTime
     calls: list[Call] = field(default_factory=list)
     seconds_a_call: float = 0
@@ -130,6 +132,13 @@ class Aws:
         answer = {"CiphertextBlob": b"wrapped", "Plaintext": b"bare", "KeyId": KEY_ARN}
         self.kms.add_response("generate_data_key", answer, expected)
 
+    def gives_the_secret(self, secret_arn: str = SECRET_ARN) -> None:
+        answer = {"ARN": secret_arn, "Name": "probe", "SecretString": "nobody's business"}
+        self.secrets.add_response("get_secret_value", answer, {"SecretId": secret_arn})
+
+    def refuses_the_secret(self, code: str) -> None:
+        self.secrets.add_client_error("get_secret_value", code, http_status_code=400)
+
     def refuses(self, operation: str, code: str, status: int = 400) -> None:
         self.kms.add_client_error(operation, code, http_status_code=status)
 
@@ -139,10 +148,13 @@ class Aws:
         self.decrypts()
 
 
+type Clients = "tuple[KMSClient, STSClient, SecretsManagerClient]"
+
+
 @pytest.fixture(scope="module")
-def clients() -> "tuple[KMSClient, STSClient]":
+def clients() -> Clients:
     session = boto3.Session("AKIAKEYVIGILITSELF01", "made-up", region_name="us-west-2")
-    return session.client("kms"), session.client("sts")
+    return session.client("kms"), session.client("sts"), session.client("secretsmanager")
 
 
 @pytest.fixture
@@ -153,10 +165,10 @@ def time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
 
 @pytest.fixture
-def cloud(clients: "tuple[KMSClient, STSClient]", time: FakeTime) -> Iterator[Aws]:
-    kms, sts = clients
-    with Stubber(kms) as kms_stub, Stubber(sts) as sts_stub:
-        cloud = Aws(kms_stub, sts_stub, time)
+def cloud(clients: Clients, time: FakeTime) -> Iterator[Aws]:
+    kms, sts, secrets = clients
+    with Stubber(kms) as kms_stub, Stubber(sts) as sts_stub, Stubber(secrets) as secrets_stub:
+        cloud = Aws(kms_stub, sts_stub, secrets_stub, time)
         for client in clients:
             client.meta.events.register("provide-client-params.*.*", cloud.note)
         yield cloud
@@ -164,23 +176,29 @@ def cloud(clients: "tuple[KMSClient, STSClient]", time: FakeTime) -> Iterator[Aw
             client.meta.events.unregister("provide-client-params.*.*", cloud.note)
         kms_stub.assert_no_pending_responses()
         sts_stub.assert_no_pending_responses()
+        secrets_stub.assert_no_pending_responses()
 
 
 @pytest.fixture
-def regions(monkeypatch: pytest.MonkeyPatch, clients: "tuple[KMSClient, STSClient]") -> list[str]:
-    """The Regions that the prober asked a KMS client for."""
+def regions(monkeypatch: pytest.MonkeyPatch, clients: Clients) -> list[str]:
+    """The Regions that the prober asked a KMS or Secrets Manager client for."""
     asked: list[str] = []
 
     def kms(_: KmsProber, region: str) -> "KMSClient":
         asked.append(region)
         return clients[0]
 
+    def secrets(_: KmsProber, region: str) -> "SecretsManagerClient":
+        asked.append(region)
+        return clients[2]
+
     monkeypatch.setattr(KmsProber, "_kms", kms)
+    monkeypatch.setattr(KmsProber, "_secrets", secrets)
     return asked
 
 
 @pytest.fixture
-def prober(clients: "tuple[KMSClient, STSClient]", regions: list[str], time: FakeTime) -> KmsProber:
+def prober(clients: Clients, regions: list[str], time: FakeTime) -> KmsProber:
     prober = KmsProber(FakeClock())
     prober._roles = RoleCredentials(clients[1])
     return prober
@@ -938,6 +956,121 @@ def test_a_role_that_is_to_change_must_open_what_was_encrypted_at_registration(p
 
     assert (answer.verdict.cause, answer.verdict.operation) == (Cause.CIPHERTEXT_UNREADABLE, "Decrypt")
     assert answer.baseline is None
+
+
+# --- a key behind KES -------------------------------------------------------------------------------------------
+
+
+KES = {"use": KeyUse.KES, "probe_secret_arn": SECRET_ARN}
+
+
+def test_a_kes_key_is_probed_as_a_cmek_key_and_its_secret_is_read_as_the_customers_role(
+    prober: KmsProber, cloud: Aws, regions: list[str]
+) -> None:
+    access_key = cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.gives_the_secret()
+
+    verdict = prober.probe(registered(**KES)).verdict
+
+    assert verdict.outcome is Outcome.HEALTHY
+    assert verdict.message == "The key works: DescribeKey, Encrypt, Decrypt, GetSecretValue succeeded."
+    assert cloud.asked == ["AssumeRole", "DescribeKey", "Encrypt", "Decrypt", "GetSecretValue"]
+    assert cloud.calls[-1].signed_by == access_key
+    assert regions == ["us-west-2", "us-west-2"], "the secret lies in the key's Region"
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ResourceNotFoundException", "DecryptionFailure"])
+def test_a_secret_that_cannot_be_read_is_unhealthy_and_says_how_to_mend_it(
+    prober: KmsProber, cloud: Aws, code: str
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.refuses_the_secret(code)
+
+    verdict = prober.probe(registered(**KES)).verdict
+
+    assert (verdict.outcome, verdict.cause, verdict.operation) == (
+        Outcome.UNHEALTHY,
+        Cause.SECRET_UNREADABLE,
+        "GetSecretValue",
+    )
+    assert verdict.aws_error_code == code
+    assert verdict.remediation is not None
+    assert SECRET_ARN in verdict.remediation.commands[0]
+
+
+def test_a_refused_secret_with_a_session_used_before_is_looked_at_again_with_a_fresh_one(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.gives_the_secret()
+    cloud.everything_works()
+    cloud.refuses_the_secret("AccessDeniedException")
+    fresh = cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.gives_the_secret()
+
+    prober.probe(registered(**KES))
+    verdict = prober.probe(registered(**KES)).verdict
+
+    assert verdict.outcome is Outcome.HEALTHY
+    assert cloud.calls[-1] == Call("GetSecretValue", fresh)
+
+
+def test_a_throttled_secret_says_nothing_about_the_key(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.refuses_the_secret("ThrottlingException")
+
+    verdict = prober.probe(registered(**KES)).verdict
+
+    assert (verdict.outcome, verdict.cause) == (Outcome.UNKNOWN, Cause.THROTTLED)
+
+
+def test_registering_a_kes_key_reads_its_secret_too(prober: KmsProber, cloud: Aws) -> None:
+    role_checks_the_external_id(cloud)
+    context = probe_context("acme-prod")
+    cloud.describes()
+    cloud.encrypts(context=context)
+    cloud.decrypts(ciphertext=NEW_CIPHERTEXT, context=context)
+    cloud.refuses_the_secret("ResourceNotFoundException")
+
+    answer = register(prober, **KES)
+
+    assert answer.verdict.cause is Cause.SECRET_UNREADABLE
+    assert answer.baseline is None, "so it is not registered"
+
+
+def test_a_validation_of_a_kes_key_shows_its_secret_by_itself(prober: KmsProber, cloud: Aws) -> None:
+    role_checks_the_external_id(cloud)
+    cloud.describes()
+    cloud.refuses("encrypt", "AccessDeniedException")
+    cloud.gives_the_secret()
+
+    answer, allowed = validate(prober, **KES)
+
+    assert allowed == {"DescribeKey": True, "Encrypt": False, "Decrypt": None, "GetSecretValue": True}
+    assert answer.verdict.cause is Cause.ACCESS_DENIED
+
+
+def test_what_is_in_the_secret_is_nowhere_in_the_answers(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.gives_the_secret()
+    probed = prober.probe(registered(**KES))
+
+    role_checks_the_external_id(cloud)
+    context = probe_context("acme-prod")
+    cloud.describes()
+    cloud.encrypts(context=context)
+    cloud.decrypts(ciphertext=NEW_CIPHERTEXT, context=context)
+    cloud.gives_the_secret()
+    made = register(prober, **KES)
+
+    assert made.verdict.outcome is Outcome.HEALTHY
+    assert "nobody's business" not in f"{probed}{made}"
 
 
 # --- validation -------------------------------------------------------------------------------------------------

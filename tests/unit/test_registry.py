@@ -39,6 +39,7 @@ from tests.examples import (
     KMS_KEY,
     NOW,
     ROLE_ARN,
+    SECRET_ARN,
     cluster,
     incident,
     key,
@@ -117,6 +118,7 @@ def answer(cause: Cause | None = None, operation: str | None = "Encrypt", **fiel
             role_arn=ROLE_ARN,
             external_id=EXTERNAL_ID,
             operations=("DescribeKey", "Encrypt", "Decrypt"),
+            probe_secret_arn=SECRET_ARN,
         )
         message, remediation = explain(cause, operation or "", subject)
         found = changed(found, message=message, remediation=remediation)
@@ -820,6 +822,29 @@ def test_a_fence_survives_deletion_and_registration_under_another_key(watching: 
     assert again == watching.store.cluster("acme-prod", "vectors-prod")
 
 
+def test_a_cluster_that_was_never_asked_for_anything_leaves_nothing_behind(watching: Registry) -> None:
+    for _ in range(3):
+        watching.clusters.register("acme-prod", NEW_CLUSTER)
+        watching.clusters.delete("acme-prod", "vectors-prod")
+
+    assert watching.store.cluster("acme-prod", "vectors-prod") is None
+    assert watching.key().clusters == 0
+
+
+def test_a_cluster_that_a_lock_is_asked_for_while_it_is_deleted_is_not_deleted(watching: Registry) -> None:
+    watching.clusters.register("acme-prod", NEW_CLUSTER)
+
+    def a_lock_is_asked_for() -> None:
+        found = watching.clusters.get("acme-prod", "vectors-prod")
+        watching.store.commit([Put(changed(found, status=ClusterStatus.LOCKING, fence=7))])
+
+    watching.store.before_commit = a_lock_is_asked_for
+
+    with pytest.raises(RefusedError, match="Cluster is locked"):
+        watching.clusters.delete("acme-prod", "vectors-prod")
+    assert watching.clusters.get("acme-prod", "vectors-prod").fence == 7
+
+
 def test_a_tombstone_is_neither_changed_nor_deleted_again(watching: Registry) -> None:
     watching.store.put(cluster(deleted_at=NOW, fence=5))
 
@@ -1048,6 +1073,92 @@ def test_a_role_in_keyvigils_own_account_that_is_named_for_customers_is_taken(re
     made = registry.register_key(OWN_KEY_ARN, f"arn:aws:iam::{OWN_ACCOUNT}:role/keyvigil-customer-acme")
 
     assert made.account_id == OWN_ACCOUNT
+
+
+# --- the secret made for the probe ------------------------------------------------------------------------------
+
+
+def kes(secret_arn: str | None = SECRET_ARN, **fields: Any) -> KeyRequest:
+    wanted = KeyRequest(key_arn=KEY_ARN, role_arn=ROLE_ARN, use=KeyUse.KES, probe_secret_arn=secret_arn)
+    return changed(wanted, **fields)
+
+
+def test_a_kes_key_is_registered_with_its_secret_which_every_later_probe_is_told(registry: Registry) -> None:
+    made = registry.keys.register("acme-prod", kes())
+
+    [seen] = registry.checker.seen
+    assert (seen.use, seen.probe_secret_arn) == (KeyUse.KES, SECRET_ARN)
+    assert (made.use, made.probe_secret_arn) == (KeyUse.KES, SECRET_ARN)
+    registry.checker.seen.clear()
+    registry.keys.rebaseline("acme-prod", KEY_ID, reason="x", by="somebody")
+    assert registry.checker.seen[0].probe_secret_arn == SECRET_ARN
+
+
+@pytest.mark.parametrize(
+    ("secret_arn", "status", "title"),
+    [
+        ("nothing", 400, "Invalid secret ARN format"),
+        (SECRET_ARN.removesuffix("-AbC123"), 400, "Invalid secret ARN format"),
+        # Another tenant's, one whose name only begins alike, and one that was made for something else.
+        (SECRET_ARN.replace("/acme-prod/", "/acme/"), 422, "Secret is not made for this project's probe"),
+        (SECRET_ARN.replace("/acme-prod/", "/acme-prod-2/"), 422, "Secret is not made for this project's probe"),
+        (
+            SECRET_ARN.replace("keyvigil/acme-prod/probe", "database"),
+            422,
+            "Secret is not made for this project's probe",
+        ),
+        (SECRET_ARN.replace("222222222222", OWN_ACCOUNT), 422, "KMS key and secret are in different places"),
+        (SECRET_ARN.replace("us-west-2", "eu-west-1"), 422, "KMS key and secret are in different places"),
+        (None, 422, "Invalid request"),
+    ],
+)
+def test_a_secret_that_is_not_the_projects_own_is_refused_before_aws_is_asked(
+    registry: Registry, secret_arn: str | None, status: int, title: str
+) -> None:
+    registry.checker.validation = REFUSING
+    for ask in (registry.keys.register, registry.keys.validate):
+        with pytest.raises(RefusedError) as refused:
+            ask("acme-prod", kes(secret_arn))
+        assert (refused.value.status, refused.value.title) == (status, title)
+    assert registry.checker.seen == []
+    assert registry.store.all(Key) == []
+
+
+@pytest.mark.parametrize("use", [use for use in KeyUse if use is not KeyUse.KES])
+def test_only_a_kes_key_has_a_secret(registry: Registry, use: KeyUse) -> None:
+    with pytest.raises(RefusedError) as refused:
+        registry.keys.register("acme-prod", kes(use=use))
+
+    assert (refused.value.status, refused.value.field) == (422, "probe_secret_arn")
+
+
+def test_a_secret_that_cannot_be_read_is_refused_with_the_statement_to_add(registry: Registry) -> None:
+    registry.checker.answer = answer(Cause.SECRET_UNREADABLE, "GetSecretValue")
+
+    with pytest.raises(RefusedError) as refused:
+        registry.keys.register("acme-prod", kes())
+
+    assert (refused.value.status, refused.value.title) == (422, "Secret cannot be read")
+    assert "secretsmanager:GetSecretValue" in refused.value.commands[0]
+
+
+def test_a_keys_use_and_secret_are_changed_together_and_another_use_drops_the_secret(registered: Registry) -> None:
+    other = SECRET_ARN.replace("probe", "second")
+    path = ("acme-prod", KEY_ID)
+
+    with pytest.raises(RefusedError) as refused:
+        registered.keys.update(*path, use=KeyUse.KES)
+    assert refused.value.field == "probe_secret_arn"
+    assert registered.keys.update(*path, use=KeyUse.KES, probe_secret_arn=SECRET_ARN).probe_secret_arn == SECRET_ARN
+    assert registered.keys.update(*path, probe_secret_arn=other).probe_secret_arn == other
+    assert registered.keys.update(*path, role_arn=NEW_ROLE_ARN).probe_secret_arn == other
+    with pytest.raises(RefusedError, match="Secret is not made for this project's probe"):
+        registered.keys.update(*path, probe_secret_arn=other.replace("acme-prod", "other"))
+    with pytest.raises(RefusedError, match="Invalid request"):
+        registered.keys.update(*path, use=KeyUse.CSE, probe_secret_arn=SECRET_ARN)
+    assert registered.key().probe_secret_arn == other
+    assert registered.keys.update(*path, use=KeyUse.CMEK).probe_secret_arn is None
+    assert [each.probe_secret_arn for each in registered.checker.seen] == [SECRET_ARN, other, other, None]
 
 
 # --- changing a key ---------------------------------------------------------------------------------------------

@@ -166,6 +166,13 @@ def test_one_kms_client_of_a_region_serves_every_tenant() -> None:
     assert prober._kms("eu-west-1").meta.region_name == "eu-west-1"
 
 
+def test_one_secrets_manager_client_of_a_region_serves_every_tenant() -> None:
+    prober = KmsProber(FakeClock())
+
+    assert prober._secrets("us-west-2") is prober._secrets("us-west-2")
+    assert prober._secrets("eu-west-1").meta.region_name == "eu-west-1"
+
+
 CLIENTS: dict[str, Callable[[], Any]] = {
     "sns of the relay": lambda: AwsNotifier("bus")._sns,
     "events of the relay": lambda: AwsNotifier("bus")._events,
@@ -176,6 +183,7 @@ CLIENTS: dict[str, Callable[[], Any]] = {
     "lambda of the sweep": lambda: InvokedOutboxRelay("relay-outbox")._lambda,
     "step functions": lambda: StepFunctionsWorkflow(None, None)._client,
     "kms of the prober": lambda: KmsProber(FakeClock())._kms("us-west-2"),
+    "secrets manager of the prober": lambda: KmsProber(FakeClock())._secrets("us-west-2"),
     "sts of the prober": lambda: KmsProber(FakeClock())._role_credentials()._sts,
 }
 

@@ -1,5 +1,13 @@
 """The errors that KeyVigil raises itself: one family, few leaves, each caught only where something can be done."""
 
+LONGEST_REASON = 500
+"""How many characters of an error are told, in a log line or a report: some quote all that they were given."""
+
+
+def in_short(error: BaseException) -> str:
+    """An error's class and words, in one line of bounded length."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+
 
 class KeyVigilError(Exception):
     """Base of every error that KeyVigil raises on purpose."""
@@ -48,6 +56,7 @@ class RefusedError(KeyVigilError):
         cause: cause code of a refused key, else None.
         commands: what mends it, ready to paste; empty if no single command does.
         retry_after_seconds: when to ask again, where asking again can help.
+        field: the field of the request that is wrong, where it is one.
     """
 
     def __init__(
@@ -61,6 +70,7 @@ class RefusedError(KeyVigilError):
         commands: tuple[str, ...] = (),
         in_the_way: tuple[str, ...] = (),
         retry_after_seconds: int | None = None,
+        field: str | None = None,
     ) -> None:
         """Keep every part of the refusal for the edge to render."""
         super().__init__(f"{title}: {detail}")
@@ -72,3 +82,4 @@ class RefusedError(KeyVigilError):
         self.commands = commands
         self.in_the_way = in_the_way
         self.retry_after_seconds = retry_after_seconds
+        self.field = field

@@ -22,6 +22,7 @@ from botocore.exceptions import (
     ConnectionError as BotoConnectionError,
 )
 
+from keyvigil.domain.keys import READ_SECRET
 from keyvigil.domain.verdicts import Cause
 
 _BY_CODE = {
@@ -68,7 +69,20 @@ _BY_STATE = {
     "Creating": Cause.KEY_NOT_FOUND,
 }
 
+# Source: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html#API_GetSecretValue_Errors
+# A secret under a key that refuses Secrets Manager is AccessDeniedException or DecryptionFailure.
+_SECRET_CODES = {
+    "AccessDeniedException",
+    "DecryptionFailure",
+    "InvalidParameterException",
+    "InvalidRequestException",
+    "ResourceNotFoundException",
+}
+
 _STATE_CODES = {"DisabledException", "KMSInvalidStateException"}
+LONGEST_CODE = 100
+"""How many characters of AWS's error code are kept, in a table item and in alerts; AWS's own are shorter."""
+
 _SERVER_ERROR = 500
 _THROTTLED = 429
 
@@ -90,13 +104,15 @@ def classify(operation: str, error: ClientError | BotoCoreError, *, key_state: s
         key_state: KeyState as DescribeKey told it just before, None if it did not.
     """
     if isinstance(error, ClientError):
-        code = str(error.response.get("Error", {}).get("Code", "")) or None
+        code = str(error.response.get("Error", {}).get("Code", ""))[:LONGEST_CODE] or None
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return Classified(_of_client_error(operation, code, status, key_state), code)
     return Classified(_of_transport_error(error), None)
 
 
 def _of_client_error(operation: str, code: str | None, status: int, key_state: str | None) -> Cause:
+    if operation == READ_SECRET and code in _SECRET_CODES:
+        return Cause.SECRET_UNREADABLE
     if code in _STATE_CODES:
         return _of_state(code, key_state)
     cause = _BY_CODE.get(code or "")

@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from keyvigil.adapters.aws import PROBE_READ_TIMEOUT_SECONDS, acting_as, config, session
 from keyvigil.adapters.kms_errors import classify
-from keyvigil.domain.keys import Baseline, Key, KeyFacts, Registration
+from keyvigil.domain.keys import READ_SECRET, Baseline, Key, KeyFacts, KeyUse, Registration
 from keyvigil.domain.remediation import Subject, explain
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Finding, Outcome, Verdict
 from keyvigil.ports import Clock, OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
@@ -23,6 +23,7 @@ from keyvigil.ports import Clock, OperationAnswer, ProbeAnswer, RegistrationAnsw
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
     from mypy_boto3_kms.type_defs import KeyMetadataTypeDef
+    from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sts import STSClient
 
 PLAINTEXT = b"KeyVigil availability probe"
@@ -36,7 +37,7 @@ REUSE_SECONDS = 600
 default check interval, 5 minutes before the session expires; and any failure is looked at again with fresh ones."""
 
 CACHED_ROLES = 1000
-_MAY_BE_THE_SESSION = {Cause.ACCESS_DENIED, Cause.OWN_CREDENTIALS}
+_MAY_BE_THE_SESSION = {Cause.ACCESS_DENIED, Cause.OWN_CREDENTIALS, Cause.SECRET_UNREADABLE}
 BUDGET_SECONDS = 12
 """How long one probe may take before no further operation is begun. With one call's time-outs and its retry on top
 it stays within the API's 25 seconds."""
@@ -111,6 +112,7 @@ class KmsProber:
         """Make no client yet."""
         self._clock = clock
         self._clients: dict[str, KMSClient] = {}
+        self._secrets_clients: dict[str, SecretsManagerClient] = {}
         self._lock = Lock()
         self._roles: RoleCredentials | None = None
 
@@ -145,6 +147,7 @@ class KmsProber:
                 run.encrypt(kms, key.key_arn, key.baseline.context)
                 run.decrypt(kms, key.key_arn, key.baseline.ciphertext, key.baseline.context)
                 run.generate_data_key(kms, key.key_arn, key.baseline.context)
+                self._read_secret(run, key.region, key.probe_secret_arn)
         except _StoppedError as stopped:
             return ProbeAnswer(verdict=run.verdict(stopped), facts=run.facts), reused
         return ProbeAnswer(verdict=run.verdict(None), facts=run.facts), reused
@@ -173,6 +176,7 @@ class KmsProber:
                     if old is not None:
                         run.decrypt(kms, arn, old.ciphertext, old.context)
                     run.generate_data_key(kms, arn, registration.context)
+                    self._read_secret(run, registration.key_arn.split(":")[3], registration.probe_secret_arn)
                     baseline = Baseline.of(ciphertext, registration.context, self._clock.now())
         except _StoppedError as error:
             stopped = error
@@ -218,20 +222,20 @@ class KmsProber:
         answers: list[OperationAnswer] = []
         ciphertext = b""
 
-        def describe() -> None:
-            run.describe(kms, registration.key_arn, denial_is_final=True)
+        def arn() -> str:
+            return run.key_arn or registration.key_arn
 
         def encrypt() -> None:
             nonlocal ciphertext
-            ciphertext = run.encrypt(kms, run.key_arn or registration.key_arn, registration.context)
+            ciphertext = run.encrypt(kms, arn(), registration.context)
 
-        def decrypt() -> None:
-            run.decrypt(kms, run.key_arn or registration.key_arn, ciphertext, registration.context)
-
-        def generate() -> None:
-            run.generate_data_key(kms, run.key_arn or registration.key_arn, registration.context)
-
-        steps = {"DescribeKey": describe, "Encrypt": encrypt, "Decrypt": decrypt, "GenerateDataKey": generate}
+        steps: dict[str, Callable[[], None]] = {
+            "DescribeKey": partial(run.describe, kms, registration.key_arn, denial_is_final=True),
+            "Encrypt": encrypt,
+            "Decrypt": lambda: run.decrypt(kms, arn(), ciphertext, registration.context),
+            "GenerateDataKey": lambda: run.generate_data_key(kms, arn(), registration.context),
+            READ_SECRET: partial(self._read_secret, run, kms.meta.region_name, registration.probe_secret_arn),
+        }
         for operation in registration.use.operations:
             if operation == "Decrypt" and not ciphertext:
                 error = "not tried: Encrypt made no ciphertext to decrypt"
@@ -275,6 +279,21 @@ class KmsProber:
                 )
             return self._roles
 
+    def _read_secret(self, run: "_Run", region: str, secret_arn: str | None) -> None:
+        """Read the one secret that was made for the probe, if the key's use has one. Its value is dropped at once."""
+        if secret_arn is not None:
+            run.read_secret(self._secrets(region), secret_arn)
+
+    def _secrets(self, region: str) -> "SecretsManagerClient":
+        with self._lock:
+            if region not in self._secrets_clients:
+                self._secrets_clients[region] = session().client(
+                    "secretsmanager",
+                    region_name=region,
+                    config=config(read_timeout=PROBE_READ_TIMEOUT_SECONDS, connections=20),
+                )
+            return self._secrets_clients[region]
+
     def _kms(self, region: str) -> "KMSClient":
         with self._lock:
             if region not in self._clients:
@@ -293,6 +312,8 @@ def _subject(key: Key) -> Subject:
         role_arn=key.role_arn,
         external_id=key.external_id,
         operations=key.use.operations,
+        probe_secret_arn=key.probe_secret_arn,
+        used_by_services=key.use is KeyUse.SERVICE,
     )
 
 
@@ -303,6 +324,8 @@ def _registration_subject(registration: Registration) -> Subject:
         role_arn=registration.role_arn,
         external_id=registration.external_id,
         operations=registration.use.operations,
+        probe_secret_arn=registration.probe_secret_arn,
+        used_by_services=registration.use is KeyUse.SERVICE,
     )
 
 
@@ -368,6 +391,10 @@ class _Run:
                 "GenerateDataKey",
                 lambda: kms.generate_data_key(KeyId=arn, KeySpec="AES_256", EncryptionContext=context),
             )
+
+    def read_secret(self, secrets_manager: "SecretsManagerClient", arn: str) -> None:
+        """Read a secret. What is in it is nobody's business: nothing of the answer is kept."""
+        self.attempt(READ_SECRET, lambda: secrets_manager.get_secret_value(SecretId=arn))
 
     def verdict(self, stopped: _StoppedError | None) -> Verdict:
         """The verdict of this probe."""

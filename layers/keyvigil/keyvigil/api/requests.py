@@ -60,6 +60,7 @@ class RegisterKey(Request):
     key_arn: Arn
     role_arn: Arn
     use: KeyUse
+    probe_secret_arn: Arn | None = None
 
 
 class ChangeKey(Request):
@@ -67,6 +68,7 @@ class ChangeKey(Request):
 
     role_arn: Arn = ""
     use: KeyUse = KeyUse.CMEK
+    probe_secret_arn: Arn = ""
 
 
 class Rebaseline(Request):

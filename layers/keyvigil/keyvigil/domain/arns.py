@@ -19,6 +19,13 @@ _QUEUE_ARN = re.compile(
     r"arn:aws:sqs:(?P<region>[a-z]{2}(?:-[a-z]+)+-\d{1,2}):(?P<account>\d{12}):(?P<name>[\w-]{1,80})\Z",
     re.ASCII,
 )
+# Source: https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_iam-permissions.html#iam-resources
+# (a whole ARN ends with a hyphen and six random characters) and API_CreateSecret.html (the characters of a name).
+_SECRET_ARN = re.compile(
+    r"arn:aws:secretsmanager:(?P<region>[a-z]{2}(?:-[a-z]+)+-\d{1,2}):(?P<account>\d{12}):"
+    r"secret:(?P<name>[a-zA-Z0-9/_+=.@-]{1,512})-[a-zA-Z0-9]{6}\Z",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,26 @@ def role_account(text: str) -> str | None:
 def is_queue_arn(text: str) -> bool:
     """Say whether this is the ARN of a standard queue. A standard topic does not deliver to FIFO queues."""
     return _QUEUE_ARN.match(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class SecretArn:
+    """The whole ARN of a secret, taken apart. `name` is without the six random characters."""
+
+    region: str
+    account_id: str
+    name: str
+
+
+def parse_secret_arn(text: str) -> SecretArn | None:
+    """Take the ARN of a secret apart; None if it is not one."""
+    match = _SECRET_ARN.match(text)
+    return SecretArn(match["region"], match["account"], match["name"]) if match else None
+
+
+def secret_prefix(project_id: str) -> str:
+    """What the names of the secrets begin with that a project may name: a tenant names no other tenant's."""
+    return f"keyvigil/{project_id}/"
 
 
 _CUSTOMER_ROLE_PREFIX = "keyvigil-customer-"

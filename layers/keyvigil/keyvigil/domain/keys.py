@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import assert_never
 
 from keyvigil.domain.verdicts import Verdict
+
+READ_SECRET = "GetSecretValue"  # noqa: S105  an operation's name, not a secret
+"""The one operation of a probe that is not KMS's."""
 
 
 class KeyUse(StrEnum):
@@ -14,13 +18,22 @@ class KeyUse(StrEnum):
 
     CMEK = "cmek"
     CSE = "cse"
+    KES = "kes"
     SERVICE = "service"
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """The KMS operations of one probe, in the order in which they are tried."""
+        """The operations of one probe, in the order in which they are tried: KMS's, and for `kes` Secrets Manager's."""
         basic = ("DescribeKey", "Encrypt", "Decrypt")
-        return (*basic, "GenerateDataKey") if self is KeyUse.CSE else basic
+        match self:
+            case KeyUse.CSE:
+                return (*basic, "GenerateDataKey")
+            case KeyUse.KES:
+                return (*basic, READ_SECRET)
+            case KeyUse.CMEK | KeyUse.SERVICE:
+                return basic
+            case _:
+                assert_never(self)
 
 
 class KeyStatus(StrEnum):
@@ -76,8 +89,11 @@ class Rebaseline:
     reason: str
 
 
-REBASELINES_KEPT = 50
-"""How many replacements a key remembers: its item must not outgrow the table's 400 KB."""
+REBASELINES_KEPT = 20
+"""How many replacements a key remembers: its item must not outgrow the table's 400 KB, and a reason of a thousand
+characters that need escapes takes 12 KB.
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +129,8 @@ class Health:
 class Key:
     """A registered KMS key. `clusters` is a count; `pending_clusters` how many of them wait for the key.
 
-    `alert_sequence` numbers the alerts about this key, so that a reader can sort them.
+    `alert_sequence` numbers the alerts about this key, so that a reader can sort them. `probe_secret_arn` is
+    the secret that a probe of a `kes` key reads, None for every other use.
     """
 
     project_id: str
@@ -138,6 +155,7 @@ class Key:
     pending_clusters: int = 0
     alert_sequence: int = 0
     rebaselines: tuple[Rebaseline, ...] = ()
+    probe_secret_arn: str | None = None
     version: int = 0
 
 
@@ -173,6 +191,7 @@ class Registration:
     use: KeyUse
     context: Mapping[str, str] = field(default_factory=dict)
     baseline: Baseline | None = None
+    probe_secret_arn: str | None = None
 
 
 def probe_context(project_id: str) -> dict[str, str]:

@@ -5,18 +5,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import assert_never
 
+from keyvigil.domain.keys import READ_SECRET
 from keyvigil.domain.verdicts import Cause, Remediation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The key and role that a message is about. `operations` are those that the key's use needs."""
+    """The key and role that a message is about. `operations` are those that the key's use needs.
+
+    `used_by_services` says that the key's policy is probably written for AWS services, not for a role.
+    """
 
     key_arn: str
     region: str
     role_arn: str
     external_id: str
     operations: tuple[str, ...]
+    probe_secret_arn: str | None = None
+    used_by_services: bool = False
 
 
 def explain(
@@ -49,7 +55,7 @@ def _sentence(cause: Cause, operation: str, subject: Subject, deletion_date: dat
         case Cause.ROLE_NOT_ASSUMABLE:
             return f"The role {subject.role_arn} cannot be assumed: it is gone, or its trust policy no longer lets us."
         case Cause.SECRET_UNREADABLE:
-            return "The secret that was made for the probe cannot be read."
+            return f"The role {subject.role_arn} cannot read {subject.probe_secret_arn}, the secret made for the probe."
         case Cause.THROTTLED:
             return f"{operation} was throttled, so nothing is known about {key}."
         case Cause.KMS_FAULT:
@@ -68,7 +74,7 @@ def _sentence(cause: Cause, operation: str, subject: Subject, deletion_date: dat
             assert_never(cause)
 
 
-def _remediation(cause: Cause, subject: Subject) -> Remediation | None:
+def _remediation(cause: Cause, subject: Subject) -> Remediation | None:  # noqa: C901  one case a cause
     at = f"--region {subject.region} --key-id {subject.key_arn}"
     match cause:
         case Cause.KEY_DISABLED:
@@ -113,6 +119,14 @@ def _remediation(cause: Cause, subject: Subject) -> Remediation | None:
                 summary="Restore the key material that was in use when the key was registered.",
                 commands=(f"aws kms describe-key {at}",),
             )
+        case Cause.ACCESS_DENIED if subject.used_by_services:
+            return Remediation(
+                summary=(
+                    "Let the role use the key directly, in the key's policy and in the role's: a statement for "
+                    "services (kms:ViaService) does not let the probe in."
+                ),
+                commands=(key_statement(subject), role_statement(subject)),
+            )
         case Cause.ACCESS_DENIED:
             return Remediation(
                 summary="Allow the operations in the role's policy, and in the key's policy if that limits access.",
@@ -123,18 +137,39 @@ def _remediation(cause: Cause, subject: Subject) -> Remediation | None:
                 summary="Restore the role and its trust policy, with this project's ExternalId.",
                 commands=(f"aws iam get-role --role-name {subject.role_arn.rsplit('/', 1)[-1]}",),
             )
+        case Cause.SECRET_UNREADABLE:
+            return Remediation(
+                summary="Restore the secret that was made for the probe, and allow the role to read it.",
+                commands=(
+                    secret_statement(subject),
+                    (
+                        f"aws secretsmanager describe-secret --region {subject.region} "
+                        f"--secret-id {subject.probe_secret_arn}"
+                    ),
+                ),
+            )
         case _:
             return None
 
 
+def _kms_actions(subject: Subject) -> list[str]:
+    return [f"kms:{operation}" for operation in subject.operations if operation != READ_SECRET]
+
+
+def secret_statement(subject: Subject) -> str:
+    """The statement that lets the role read the secret made for the probe, and no other."""
+    action = f"secretsmanager:{READ_SECRET}"
+    return json.dumps({"Effect": "Allow", "Action": action, "Resource": subject.probe_secret_arn})
+
+
 def role_statement(subject: Subject) -> str:
     """The statement that the role's policy needs."""
-    actions = [f"kms:{operation}" for operation in subject.operations]
+    actions = _kms_actions(subject)
     return json.dumps({"Effect": "Allow", "Action": actions, "Resource": subject.key_arn})
 
 
 def key_statement(subject: Subject) -> str:
     """The statement that the key's policy needs, if it does not delegate to IAM policies."""
-    actions = [f"kms:{operation}" for operation in subject.operations]
+    actions = _kms_actions(subject)
     principal = {"AWS": subject.role_arn}
     return json.dumps({"Effect": "Allow", "Principal": principal, "Action": actions, "Resource": "*"})

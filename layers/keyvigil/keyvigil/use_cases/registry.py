@@ -3,7 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keyvigil.domain.arns import KmsArn, is_named_for_customers, parse_kms_arn, role_account, role_name
+from keyvigil.domain.arns import (
+    KmsArn,
+    is_named_for_customers,
+    parse_kms_arn,
+    parse_secret_arn,
+    role_account,
+    role_name,
+    secret_prefix,
+)
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings
 from keyvigil.domain.endpoints import endpoint_problem
 from keyvigil.domain.keys import (
@@ -25,6 +33,7 @@ from keyvigil.domain.keys import (
 from keyvigil.domain.projects import (
     MAX_CLUSTERS_PER_KEY,
     MAX_KEYS_PER_PROJECT,
+    MAX_SUBSCRIPTIONS_PER_PROJECT,
     Approval,
     Enforcement,
     Project,
@@ -53,10 +62,13 @@ from keyvigil.ports import (
     ValidationAnswer,
     Write,
 )
+from keyvigil.use_cases.read_fleet import every
 from keyvigil.use_cases.retrying import until_committed
 
 ARN_FORMAT = "arn:aws:kms:REGION:ACCOUNT_ID:key/KEY_ID"
-_ALL = 1000
+IN_THE_WAY_SHOWN = 100
+"""How many things of each kind a refusal lists that are in the way of a deletion."""
+
 _REFUSAL_TITLES = {
     Cause.KEY_DISABLED: "KMS key is disabled",
     Cause.KEY_PENDING_DELETION: "KMS key is pending deletion",
@@ -159,7 +171,7 @@ class Projects:
 
         project, interval_before = until_committed(change)
         if project.check_interval_minutes < interval_before:
-            for key in self._store.keys(project_id, _ALL, None).items:
+            for key in every(lambda limit, token: self._store.keys(project_id, limit, token)):
                 until_committed(self._make_due_sooner, project, key.key_id)
         return project
 
@@ -185,8 +197,8 @@ class Projects:
 
         def mark() -> Project:
             project = self.get(project_id)
-            keys = self._store.keys(project_id, _ALL, None).items
-            clusters = self._store.clusters(project_id, _ALL, None).items
+            keys = self._store.keys(project_id, IN_THE_WAY_SHOWN, None).items
+            clusters = self._store.clusters(project_id, IN_THE_WAY_SHOWN, None).items
             if keys or clusters:
                 raise RefusedError(
                     409,
@@ -203,7 +215,7 @@ class Projects:
 
         project = until_committed(mark)
         self._topics.delete(project.alert_topic_arn)
-        for subscription in self._store.subscriptions(project_id, _ALL, None).items:
+        for subscription in list(every(lambda limit, token: self._store.subscriptions(project_id, limit, token))):
             self._store.commit([Remove(subscription)])
         self._store.commit([Remove(project)])
 
@@ -254,6 +266,7 @@ class KeyRequest:
     key_arn: str
     role_arn: str
     use: KeyUse
+    probe_secret_arn: str | None = None
 
 
 class Keys:
@@ -316,6 +329,7 @@ class Keys:
             verdict=verdict,
             last_probed_at=verdict.probed_at,
             last_trigger=Trigger.REGISTRATION,
+            probe_secret_arn=wanted.probe_secret_arn,
             due_at=next_due(project_id, resolved.key_id, health, project.check_interval_minutes, now),
             created_at=now,
         )
@@ -334,19 +348,32 @@ class Keys:
             raise _role_without_external_id(project, wanted.role_arn)
         return answer
 
-    def update(self, project_id: str, key_id: str, *, role_arn: str | None = None, use: KeyUse | None = None) -> Key:
-        """Change a key's role or use, if the key is HEALTHY that way.
+    def update(
+        self,
+        project_id: str,
+        key_id: str,
+        *,
+        role_arn: str | None = None,
+        use: KeyUse | None = None,
+        probe_secret_arn: str | None = None,
+    ) -> Key:
+        """Change a key's role, use or secret, if the key is HEALTHY that way.
 
-        The registration ciphertext must open with the new role too. What the probe found does not touch the key's
-        status: the next sweep probes the key the new way, through the same state machine as ever.
+        The registration ciphertext must open with the new role too. A use other than `kes` drops the secret. What
+        the probe found does not touch the key's status: the next sweep probes the key the new way, through the same
+        state machine as ever.
 
         Raises:
             RefusedError: the role or the key is not as it must be.
             NotFoundError: there is no such key.
         """
         project, key = self._project(project_id), self.get(project_id, key_id)
-        wanted = KeyRequest(key_arn=key.key_arn, role_arn=role_arn or key.role_arn, use=use or key.use)
-        if (wanted.role_arn, wanted.use) == (key.role_arn, key.use):
+        new_use = use or key.use
+        secret_arn = probe_secret_arn or (key.probe_secret_arn if new_use is KeyUse.KES else None)
+        wanted = KeyRequest(
+            key_arn=key.key_arn, role_arn=role_arn or key.role_arn, use=new_use, probe_secret_arn=secret_arn
+        )
+        if wanted == _as_requested(key):
             return key
         self._check_request(project_id, wanted)
         self._probe(project, wanted, key.baseline)
@@ -357,6 +384,7 @@ class Keys:
                 current,
                 role_arn=wanted.role_arn,
                 use=wanted.use,
+                probe_secret_arn=wanted.probe_secret_arn,
                 due_at=min(current.due_at, self._clock.now() + TROUBLED_AFTER),
             )
             writes: list[Write] = [Put(changed)]
@@ -377,7 +405,7 @@ class Keys:
         """
         project, key = self._project(project_id), self.get(project_id, key_id)
         self._refuse_open_incident(key)
-        answer = self._probe(project, KeyRequest(key_arn=key.key_arn, role_arn=key.role_arn, use=key.use))
+        answer = self._probe(project, _as_requested(key))
         baseline = answer.baseline
         if baseline is None:
             raise refuse_verdict(answer.verdict, key.role_arn)
@@ -414,6 +442,7 @@ class Keys:
                 f"`key_arn` must look like {ARN_FORMAT}, or {ARN_FORMAT.rsplit('key/', 1)[0]}alias/NAME.",
             )
         self._check_role(project_id, parsed, wanted.role_arn)
+        _check_secret(project_id, parsed, wanted)
         return parsed
 
     def _check_role(self, project_id: str, key_arn: KmsArn, role_arn: str) -> None:
@@ -562,6 +591,50 @@ class Keys:
         until_committed(remove)
 
 
+def _as_requested(key: Key) -> KeyRequest:
+    """A registered key as its owner would ask for it again."""
+    return KeyRequest(key_arn=key.key_arn, role_arn=key.role_arn, use=key.use, probe_secret_arn=key.probe_secret_arn)
+
+
+def _check_secret(project_id: str, key_arn: KmsArn, wanted: KeyRequest) -> None:
+    """Refuse a secret that is not the project's own: its name, account and Region bound what a tenant may name.
+
+    A key's secret lies in the key's account and Region, because only there can it be encrypted under that key:
+    https://docs.aws.amazon.com/secretsmanager/latest/userguide/security-encryption.html
+    """
+    if (wanted.use is KeyUse.KES) is not (wanted.probe_secret_arn is not None):
+        raise RefusedError(
+            422,
+            "Invalid request",
+            "A key with use `kes` needs `probe_secret_arn`, the ARN of one secret made for the probe, and no other use "
+            "takes one.",
+            field="probe_secret_arn",
+        )
+    if wanted.probe_secret_arn is None:
+        return
+    secret, prefix = parse_secret_arn(wanted.probe_secret_arn), secret_prefix(project_id)
+    if secret is None:
+        raise RefusedError(
+            400,
+            "Invalid secret ARN format",
+            "`probe_secret_arn` must be the whole ARN, like "
+            f"arn:aws:secretsmanager:REGION:ACCOUNT_ID:secret:{prefix}NAME-RANDOM.",
+        )
+    if (secret.account_id, secret.region) != (key_arn.account_id, key_arn.region):
+        raise RefusedError(
+            422,
+            "KMS key and secret are in different places",
+            f"The key is in account {key_arn.account_id}, Region {key_arn.region}; the secret in {secret.account_id}, "
+            f"{secret.region}. Make the secret beside the key, encrypted under it.",
+        )
+    if not secret.name.startswith(prefix):
+        raise RefusedError(
+            422,
+            "Secret is not made for this project's probe",
+            f"The name of the secret must begin with `{prefix}`. Make one for the probe, with nothing secret in it.",
+        )
+
+
 def _registration(project: Project, wanted: KeyRequest, baseline: Baseline | None = None) -> Registration:
     return Registration(
         project_id=project.project_id,
@@ -571,6 +644,7 @@ def _registration(project: Project, wanted: KeyRequest, baseline: Baseline | Non
         use=wanted.use,
         context=probe_context(project.project_id),
         baseline=baseline,
+        probe_secret_arn=wanted.probe_secret_arn,
     )
 
 
@@ -673,7 +747,7 @@ class Clusters:
         return until_committed(change)
 
     def delete(self, project_id: str, cluster_id: str) -> None:
-        """Forget a cluster, but keep its fence as a tombstone.
+        """Forget a cluster, but keep its fence as a tombstone; one that was never asked for anything has none.
 
         Raises:
             RefusedError: it is locked, or a lock or unlock is under way.
@@ -688,7 +762,9 @@ class Clusters:
                     f"The cluster is {cluster.status}; it can be deleted when it is ACTIVE again.",
                     in_the_way=(f"incident {cluster.locked_by_incident_id}",),
                 )
-            writes = [Put(replace(cluster, deleted_at=self._clock.now(), task_token=None, respond_by=None))]
+            tombstone = replace(cluster, deleted_at=self._clock.now(), task_token=None, respond_by=None)
+            # Clusters that come and go without an outage would else slow down all that reads a project's, for ever.
+            writes: list[Write] = [Put(tombstone) if cluster.fence > 0 else Remove(cluster)]
             key = self._store.key(project_id, cluster.key_id)
             if key is not None:
                 waited = cluster.status is ClusterStatus.PENDING_KEY
@@ -728,7 +804,7 @@ class Subscriptions:
         """Subscribe an endpoint to a project's topic.
 
         Raises:
-            RefusedError: the endpoint does not fit the protocol.
+            RefusedError: the endpoint does not fit the protocol, or the project has too many.
         """
         wrong = endpoint_problem(protocol, endpoint)
         if wrong is not None:
@@ -748,13 +824,22 @@ class Subscriptions:
             status="pending",
             created_at=self._clock.now(),
         )
-        for existing in self._store.subscriptions(project_id, _ALL, None).items:
+        present = list(every(lambda limit, token: self._store.subscriptions(project_id, limit, token)))
+        for existing in present:
             # SNS has one subscription for an endpoint: a second row would show what the first one's end took away.
             if existing.endpoint == endpoint:
                 message = f"a subscription for this endpoint exists already, {existing.subscription_id}"
                 raise AlreadyExistsError(message)
+        # Not in one transaction with writing it: requests at the same moment may pass by a few, up to SNS's own bound.
+        if len(present) >= MAX_SUBSCRIPTIONS_PER_PROJECT:
+            raise RefusedError(
+                409,
+                "Too many subscriptions in project",
+                f"A project has at most {MAX_SUBSCRIPTIONS_PER_PROJECT} subscriptions. Delete one first.",
+            )
         arn, status = self._topics.subscribe(project.alert_topic_arn, wanted)
-        subscription = replace(wanted, subscription_arn=arn, status=status)
+        dead_letters = self._topics.dead_letters_arn
+        subscription = replace(wanted, subscription_arn=arn, status=status, dead_letters_arn=dead_letters)
         self._store.commit([Put(subscription)])
         return subscription
 
