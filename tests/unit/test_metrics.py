@@ -81,7 +81,7 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
             CountingIds(),
             confirmation_probes=3,
         ),
-        relay_outbox=RelayOutbox(store, FakeNotifier(), FakeWorkflow(), FakeClock()),
+        relay_outbox=RelayOutbox(store, FakeNotifier(), FakeWorkflow(), FakeClock(), operator_topic_arn="arn:operator"),
     )
     load("plan_sweep").handler({}, Context())
     unreadable = {**message("nothing"), "body": "{}"}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 
     from keyvigil.ports import Clock, Heartbeat, Ids, Prober, Store, Topics, Workflow
+    from keyvigil.use_cases.audit_roles import AuditRoles
     from keyvigil.use_cases.check_key import CheckKey
     from keyvigil.use_cases.decide_incident import DecideIncident
     from keyvigil.use_cases.keep_topics import KeepTopics
@@ -133,6 +134,14 @@ def heartbeat() -> "Heartbeat | None":
 
     url = settings().optional("HEARTBEAT_URL")
     return HttpsHeartbeat(url) if url else None
+
+
+@cache
+def audit_roles() -> "AuditRoles":
+    """See that every key's role is claimed. Made anew by every deployment, and so begun anew."""
+    from keyvigil.use_cases.audit_roles import AuditRoles
+
+    return AuditRoles(store(), clock())
 
 
 @cache
