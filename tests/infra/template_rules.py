@@ -321,7 +321,11 @@ def visibility_problems(template: Template) -> list[str]:
 
 
 # What waits for a probe in a customer's account, and is charged to the customer's quota.
-_PROBING_ROUTES = ("POST /projects/{project_id}/keys", "POST /projects/{project_id}/keys/{key_id}/check")
+_PROBING_ROUTES = (
+    "POST /projects/{project_id}/keys",
+    "POST /projects/{project_id}/keys/{key_id}/check",
+    "POST /projects/{project_id}/backups/{backup_id}/restore-check",
+)
 
 
 def throttling_problems(template: Template) -> list[str]:

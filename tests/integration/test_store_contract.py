@@ -19,6 +19,7 @@ from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseC
 
 from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
+from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import (
     AffectedCluster,
@@ -30,8 +31,23 @@ from keyvigil.domain.incidents import (
     TimelineEntry,
     WorkflowKind,
 )
-from keyvigil.domain.keys import Baseline, Health, Key, KeyFacts, KeyStatus, KeyUse, Rebaseline, RoleClaim, Trigger
+from keyvigil.domain.keys import (
+    AliasTarget,
+    Baseline,
+    CloserLook,
+    Health,
+    Key,
+    KeyFacts,
+    KeyStatus,
+    KeyUse,
+    Rebaseline,
+    RoleClaim,
+    Rotation,
+    Told,
+    Trigger,
+)
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
+from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Cause, Finding
 from keyvigil.errors import ConflictError, RefusedError
 from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord
@@ -113,6 +129,11 @@ def read(store: Store, entity: Entity) -> Entity | None:
             return store.role_claim(entity.account_id, entity.role_name.upper())
         case Cluster():
             return store.cluster(entity.project_id, entity.cluster_id)
+        case Backup():
+            return store.backup(entity.project_id, entity.backup_id)
+        case FleetTold():
+            told = store.fleet_told()
+            return told if told.version else None
         case Incident():
             return store.incident(entity.project_id, entity.incident_id)
         case Subscription():
@@ -162,6 +183,21 @@ def start_row(row_id: str = "01JROW", **changes: Any) -> OutboxRow:
     )
 
 
+TOLD = Told(what="missing", step="missing", at=EARLIER)
+
+
+def backup(**changes: Any) -> Backup:
+    example = Backup(
+        project_id="acme-prod",
+        backup_id="2026-11-22",
+        cluster_id="vectors-prod",
+        key_id=KEY_ID,
+        region="eu-west-1",
+        created_at=NOW,
+    )
+    return changed(example, **changes)
+
+
 def full_key() -> Key:
     return key(
         alias_arn="arn:aws:kms:us-west-2:222222222222:alias/vectors",
@@ -172,6 +208,13 @@ def full_key() -> Key:
             replica_regions=("eu-west-1", "us-east-1"),
             deletion_date=LATER,
             material_expires_at=EARLIER,
+            primary_region="us-west-2",
+            key_state="PendingDeletion",
+            closer=CloserLook(
+                looked_at=EARLIER,
+                rotation=Rotation(enabled=True, next_at=LATER, period_days=90),
+                alias=AliasTarget(key_arn=KEY_ARN),
+            ),
         ),
         health=Health(
             status=KeyStatus.RECOVERING,
@@ -194,6 +237,8 @@ def full_key() -> Key:
         pending_clusters=7,
         alert_sequence=42,
         rebaselines=(Rebaseline(at=NOW, by="arn:aws:iam::111111111111:user/op", reason="damaged"),),
+        backups={"eu-west-1": 3, "us-west-2": 997},
+        told={"replica/eu-west-1": TOLD, "rotation": changed(TOLD, what="off", step="off")},
     )
 
 
@@ -279,6 +324,8 @@ FULL: list[Entity] = [
     RoleClaim(account_id=CUSTOMER, role_name="KeyVigil-Customer", project_id="acme-prod", keys=2),
     entry(),
     *full_rows(),
+    backup(),
+    FleetTold(told={"stale-keys": TOLD}),
 ]
 SPARSE: list[Entity] = [project(keys=0), key(), cluster(), incident(), subscription(types=()), start_row()]
 

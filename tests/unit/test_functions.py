@@ -352,7 +352,7 @@ def test_a_batch_is_counted_by_verdict_and_a_key_probed_since_is_not_counted_as_
     clock.advance(60)
 
     class Prober(ScriptedProber):
-        def probe(self, key: Any) -> ProbeAnswer:
+        def probe(self, key: Any, *, closely: bool = False) -> ProbeAnswer:
             self.probes += 1
             cause = Cause.KEY_DISABLED if key.key_id == "sick" else None
             return ProbeAnswer(verdict=verdict(cause, at=clock.now()), facts=None)
