@@ -18,8 +18,9 @@ from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import ConflictError
-from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, SweepRecord, ValidationAnswer
+from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, RestoreAnswer, SweepRecord, ValidationAnswer
 from keyvigil.settings import Settings
+from keyvigil.use_cases.backups import Backups
 from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.record_lock_result import RecordLockResult
@@ -32,6 +33,7 @@ from tests.examples import (
     KMS_KEY,
     NOW,
     ROLE_ARN,
+    backup,
     cluster,
     incident,
     key,
@@ -92,7 +94,10 @@ KEY_FIELDS = {
     "open_incident_id",
     "clusters",
     "created_at",
-    "rebaselines",  # not in the contract
+    "rebaselines",  # not in the contract, like the rest
+    "backups",
+    "next_rotation_at",
+    "alias_target_arn",
 }
 VERDICT_FIELDS = {
     "outcome",
@@ -121,6 +126,15 @@ CLUSTER_FIELDS = {
     "respond_by",
     "detail",
 }
+BACKUP_FIELDS = {
+    "backup_id",
+    "cluster_id",
+    "key_id",
+    "region",
+    "project_id",  # not in the contract, like the rest
+    "created_at",
+}
+RESTORE_FIELDS = {"restorable", "with_key_id", "reason", "remediation"}
 LISTED_INCIDENT_FIELDS = {
     "incident_id",
     "project_id",
@@ -171,6 +185,7 @@ NEW_CLUSTER = {
     "key_id": KEY_ID,
     "lock": {"via": "event", "timeout_seconds": 300},
 }
+NEW_BACKUP = {"backup_id": "2026-11-22", "cluster_id": "vectors-prod", "key_id": KEY_ID, "region": "us-west-2"}
 NEW_SUBSCRIPTION = {
     "protocol": "sqs",
     "endpoint": QUEUE_ARN,
@@ -261,6 +276,7 @@ class Api:
             "projects": Projects(self.store, self.topics, self.clock, self.ids),
             "keys": Keys(self.store, self.checker, self.clock, own_account="111111111111"),
             "clusters": Clusters(self.store, self.clock),
+            "backups": Backups(self.store, self.checker, self.clock),
             "subscriptions": Subscriptions(self.store, self.topics, self.clock, self.ids),
             "record_lock_result": RecordLockResult(
                 self.store, self.workflow, SettleLockout(self.store, self.clock, self.ids), self.clock, self.ids
@@ -282,11 +298,13 @@ class Api:
             role_checks_external_id=True,
             operations=(OperationAnswer(operation="DescribeKey", allowed=True, error=None),),
         )
+        self.checker.restore = RestoreAnswer(verdict=verdict())
 
     def fill(self) -> None:
         self.store.put(
             project(),
-            key(baseline=Baseline.of(CIPHERTEXT, {"tested-by": "KeyVigil"}, NOW), clusters=1),
+            key(baseline=Baseline.of(CIPHERTEXT, {"tested-by": "KeyVigil"}, NOW), clusters=1, backups={"us-west-2": 1}),
+            backup(),
             cluster(
                 status=ClusterStatus.LOCKING,
                 fence=1795369305484,
@@ -406,6 +424,17 @@ ROUTES = [
         200,
         CLUSTER_FIELDS,
         {"fence": 1795369305484, "result": "locked", "detail": "done"},
+    ),
+    Route("POST", f"{T}/backups", f"{P}/backups", 201, BACKUP_FIELDS, NEW_BACKUP),
+    Route("GET", f"{T}/backups", f"{P}/backups", 200, PAGE_FIELDS, item_fields=BACKUP_FIELDS),
+    Route("DELETE", f"{T}/backups/<backup_id>", f"{P}/backups/old", 204, None),
+    Route(
+        "POST",
+        f"{T}/backups/<backup_id>/restore-check",
+        f"{P}/backups/old/restore-check",
+        200,
+        RESTORE_FIELDS,
+        {"region": "us-west-2"},
     ),
     Route("GET", f"{T}/incidents", f"{P}/incidents", 200, PAGE_FIELDS, item_fields=LISTED_INCIDENT_FIELDS),
     Route("GET", f"{T}/incidents/<incident_id>", f"{P}/incidents/01JINCIDENT", 200, INCIDENT_FIELDS),
@@ -556,6 +585,9 @@ def test_a_registered_key_is_shown_as_in_the_contract(empty: Api) -> None:
         "clusters": 0,
         "created_at": "2026-11-22T03:00:00.000Z",
         "rebaselines": [],
+        "backups": 0,
+        "next_rotation_at": None,
+        "alias_target_arn": None,
     }
 
 
@@ -1114,7 +1146,7 @@ def test_what_is_in_the_way_of_a_deletion_is_listed(api: Api) -> None:
     reply = api.ask("DELETE", P)
 
     assert reply.status == 409
-    assert reply.json["in_the_way"] == [f"key {KEY_ID}", "cluster vectors-prod"]
+    assert reply.json["in_the_way"] == [f"key {KEY_ID}", "cluster vectors-prod", "backup old"]
 
 
 def test_a_change_that_others_overtake_every_time_is_409_with_retry_after(

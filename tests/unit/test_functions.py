@@ -33,9 +33,9 @@ from keyvigil.domain.incidents import (
     WorkflowKind,
 )
 from keyvigil.domain.keys import Baseline, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
-from keyvigil.domain.verdicts import Cause
+from keyvigil.domain.verdicts import Cause, Verdict
 from keyvigil.errors import NotFoundError
-from keyvigil.ports import OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
+from keyvigil.ports import OperationAnswer, ProbeAnswer, RegistrationAnswer, RestoreAnswer, ValidationAnswer
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from keyvigil.use_cases.keep_topics import KeepTopics
 from keyvigil.use_cases.lock_clusters import LockoutPlan
@@ -44,6 +44,7 @@ from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import Settlement
+from keyvigil.use_cases.tell_stale import StaleReport, TellStale
 from keyvigil.use_cases.unlock_clusters import RecoveryPlan
 from tests.examples import EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, key, project, verdict
 from tests.fakes import (
@@ -482,10 +483,33 @@ def test_a_key_is_validated_operation_by_operation_for_the_api(use: Use) -> None
     assert from_plain(json.loads(json.dumps(answer)), ValidationAnswer) == prober.validation
 
 
+@pytest.mark.parametrize("found", [None, verdict(), verdict(Cause.KEY_DISABLED)])
+def test_a_restore_check_asks_the_prober_about_the_stored_key_and_stores_nothing(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str], found: Verdict | None
+) -> None:
+    prober = ScriptedProber()
+    prober.restore = RestoreAnswer(verdict=found)
+    use(store=store, prober=prober)
+    event = {"action": "check_restore", "project_id": "acme-prod", "key_id": KEY_ID, "region": "us-west-2"}
+
+    answer = load("check_keys").handler(event, Context())
+
+    assert from_plain(json.loads(json.dumps(answer)), RestoreAnswer) == prober.restore
+    assert store.commits == []
+    assert metrics_in(capsys.readouterr().out) == {"RestoreChecks": 1}
+
+
+def test_a_restore_check_with_a_key_that_is_gone_says_so(use: Use, store: MemoryStore) -> None:
+    use(store=store, prober=ScriptedProber())
+    event = {"action": "check_restore", "project_id": "acme-prod", "key_id": "gone", "region": "us-west-2"}
+
+    assert load("check_keys").handler(event, Context())["error"] == "not_found"
+
+
 @nothing_to_count
 @pytest.mark.parametrize("request_", [{"action": "destroy"}, {}], ids=["another action", "no action"])
 def test_an_unknown_action_is_an_error(request_: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="it is `check`, `probe_registration` or `validate_key`"):
+    with pytest.raises(ValueError, match="it is `check`, `probe_registration`, `validate_key` or `check_restore`"):
         load("check_keys").handler(request_, Context())
 
 
@@ -516,6 +540,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
     use(
         plan_sweep=PlanSweep(store, queue, FakeClock()),
         reconcile=reconcile,
+        tell_stale=Recorder(StaleReport(stale_keys=2, errors=[("acme-prod/k", "the table did not answer")])),
         keep_topics=KeepTopics(store, topics),
     )
 
@@ -527,9 +552,27 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
     assert [line["message"] for line in logged(caplog)] == [
         "topic follows the stack's key",
         "could not be mended",
+        "could not be mended",
         "mended",
     ]
-    assert metrics_in(capsys.readouterr().out) == {"KeysDue": 1, "KeysSent": 1, "OutboxRowsResent": 3, "SweepsDone": 1}
+    counted = {"KeysDue": 1, "KeysSent": 1, "OutboxRowsResent": 3, "StaleKeys": 2, "SweepsDone": 1}
+    assert metrics_in(capsys.readouterr().out) == counted
+
+
+def test_a_sweep_says_how_many_keys_are_stale_even_if_none_is(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = FakeClock()
+    use(
+        plan_sweep=PlanSweep(store, FakeQueue(), clock),
+        reconcile=Recorder(ReconcileReport()),
+        tell_stale=TellStale(store, clock, CountingIds()),
+        keep_topics=KeepTopics(store, FakeTopics()),
+    )
+
+    load("plan_sweep").handler({}, Context())
+
+    assert metrics_in(capsys.readouterr().out)["StaleKeys"] == 0
 
 
 @nothing_to_count
