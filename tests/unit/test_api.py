@@ -14,7 +14,7 @@ from keyvigil import wiring
 from keyvigil.api import app as api_app
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster, IncidentStatus, TimelineEntry
-from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus
+from keyvigil.domain.keys import AliasTarget, Baseline, CloserLook, Health, KeyFacts, KeyStatus, Rotation
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import ConflictError
@@ -1058,6 +1058,10 @@ def test_an_unknown_route_is_404(api: Api, method: str, path: str) -> None:
         ("PATCH", f"{P}/clusters/none", {"name": "x"}),
         ("DELETE", f"{P}/clusters/none", None),
         ("POST", f"{P}/clusters/none/lock-result", {"fence": 1, "result": "locked"}),
+        ("POST", "/projects/nobody/backups", NEW_BACKUP),
+        ("GET", "/projects/nobody/backups", None),
+        ("DELETE", f"{P}/backups/none", None),
+        ("POST", f"{P}/backups/none/restore-check", {"region": "us-west-2"}),
         ("GET", "/projects/nobody/incidents", None),
         ("GET", f"{P}/incidents/none", None),
         ("GET", "/projects/nobody/subscriptions", None),
@@ -1080,6 +1084,9 @@ def test_another_projects_things_are_not_found_under_ones_own_path(api: Api) -> 
 
     for rest in (f"keys/{KEY_ID}", "clusters/vectors-prod", "incidents/01JINCIDENT"):
         assert api.ask("GET", f"/projects/other/{rest}").status == 404
+    assert api.ask("DELETE", "/projects/other/backups/old").status == 404
+    assert api.ask("POST", "/projects/other/backups/old/restore-check", {"region": "us-west-2"}).status == 404
+    assert api.checker.restores == []
 
 
 # --- what use cases refuse --------------------------------------------------------------------------------------
@@ -1132,11 +1139,58 @@ def test_another_key_for_an_existing_cluster_is_409_in_the_fixed_words(api: Api)
         assert reply.json["title"] == "Cannot change AWS CSE key ARN after cluster is created"
 
 
+def test_a_backup_of_a_key_or_a_cluster_that_is_not_registered_is_409(api: Api) -> None:
+    for field, title in (("key_id", "KMS key is not registered"), ("cluster_id", "Cluster is not registered")):
+        gone = {"key_id": f"us-west-2.{OTHER_KEY}", "cluster_id": "gone"}[field]
+        reply = api.ask("POST", f"{P}/backups", {**NEW_BACKUP, field: gone})
+        assert (reply.status, reply.json["title"]) == (409, title)
+
+
+def test_a_restore_check_answers_as_in_the_contract(api: Api) -> None:
+    works = api.ask("POST", f"{P}/backups/old/restore-check", {"region": "us-west-2"})
+    fails = api.ask("POST", f"{P}/backups/old/restore-check", {"region": "eu-west-1"})
+
+    assert works.json == {"restorable": True, "with_key_id": KEY_ID, "reason": None, "remediation": None}
+    assert (fails.status, fails.json["restorable"], fails.json["with_key_id"]) == (200, False, None)
+    assert fails.json["reason"].startswith(f"The key {KEY_ARN} is a single-Region key")
+    assert set(fails.json["remediation"]) == {"summary", "commands"}
+
+
+def test_a_restore_check_without_an_answer_of_aws_is_503_with_retry_after(api: Api) -> None:
+    for answer in (RestoreAnswer(verdict=verdict(Cause.THROTTLED)), None):
+        api.checker.restore = answer
+        reply = api.ask("POST", f"{P}/backups/old/restore-check", {"region": "us-west-2"})
+        assert (reply.status, reply.json["title"]) == (503, "No answer about the KMS key")
+        assert int(reply.headers["Retry-After"]) > 0
+
+
+def test_backups_are_listed_page_by_page(api: Api) -> None:
+    api.store.put(backup(backup_id="newer"))
+    first = api.ask("GET", f"{P}/backups", query={"limit": "1"}).json
+    second = api.ask("GET", f"{P}/backups", query={"limit": "1", "next_token": first["next_token"]}).json
+
+    assert [each["backup_id"] for page in (first, second) for each in page["items"]] == ["newer", "old"]
+    assert second["next_token"] is None
+
+
+def test_a_key_shows_what_a_closer_look_found(api: Api) -> None:
+    look = CloserLook(
+        looked_at=NOW, rotation=Rotation(enabled=True, next_at=NOW), alias=AliasTarget(key_arn=f"{KEY_ARN}-other")
+    )
+    api.store.put(key(facts=KeyFacts(closer=look), backups={"us-west-2": 2, "eu-west-1": 1}))
+
+    shown = api.ask("GET", f"{P}/keys/{KEY_ID}").json
+
+    assert (shown["rotation_enabled"], shown["next_rotation_at"]) == (True, "2026-11-22T03:00:00.000Z")
+    assert (shown["alias_target_arn"], shown["backups"]) == (f"{KEY_ARN}-other", 3)
+
+
 def test_what_exists_already_is_409(api: Api) -> None:
     for path, body in (
         ("/projects", {**NEW_PROJECT, "project_id": "acme-prod"}),
         (f"{P}/keys", NEW_KEY),
         (f"{P}/clusters", {**NEW_CLUSTER, "cluster_id": "vectors-prod"}),
+        (f"{P}/backups", {**NEW_BACKUP, "backup_id": "old"}),
     ):
         reply = api.ask("POST", path, body)
         assert (reply.status, reply.json["title"]) == (409, "Already exists")
