@@ -4,15 +4,24 @@ from typing import Any
 
 import pytest
 
-from keyvigil.domain.backups import BACKUPS_NAMED, MAX_BACKUPS_PER_KEY, Backup, RestorePath, restore_path
-from keyvigil.domain.keys import Key, KeyFacts
+from keyvigil.domain.alerts import AlertType
+from keyvigil.domain.backups import (
+    BACKUPS_NAMED,
+    MAX_BACKUPS_PER_KEY,
+    MAX_REGIONS_PER_KEY,
+    Backup,
+    RestorePath,
+    restore_path,
+)
+from keyvigil.domain.keys import Key, KeyFacts, Trigger
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome
 from keyvigil.errors import AlreadyExistsError, CheckerUnavailableError, NotFoundError, RefusedError
-from keyvigil.ports import RestoreAnswer
+from keyvigil.ports import ProbeAnswer, RestoreAnswer
 from keyvigil.use_cases.backups import Backups, NewBackup
+from keyvigil.use_cases.check_key import CheckKey
 from keyvigil.use_cases.registry import Clusters, Keys, Projects
 from tests.examples import KEY_ID, NOW, backup, cluster, key, project, verdict
-from tests.fakes import CountingIds, FakeChecker, FakeClock, FakeTopics, MemoryStore, changed
+from tests.fakes import CountingIds, FakeChecker, FakeClock, FakeTopics, MemoryStore, ScriptedProber, changed
 
 MRK = f"mrk-{'1234abcd' * 4}"
 MULTI_REGION_ARN = f"arn:aws:kms:us-west-2:222222222222:key/{MRK}"
@@ -115,6 +124,33 @@ def test_the_thousand_and_first_backup_under_a_key_is_refused(registry: Registry
     with pytest.raises(RefusedError) as refused:
         registry.register()
     assert (refused.value.status, refused.value.title) == (409, "Too many backups under KMS key")
+
+
+def test_no_more_regions_than_one_transaction_can_tell_of_are_taken_but_more_backups_in_them_are(
+    registry: Registry,
+) -> None:
+    registry.store.put(key(backups={f"eu-west-{number}": 1 for number in range(MAX_REGIONS_PER_KEY)}))
+    registry.register(region="eu-west-7")
+    with pytest.raises(RefusedError) as refused:
+        registry.register(backup_id="one-too-many", region="us-east-1")
+    assert (refused.value.status, refused.value.title) == (409, "Too many Regions under KMS key")
+
+
+def test_a_probe_can_tell_of_every_region_that_is_missing_and_of_every_other_that_is_needed_no_more(
+    registry: Registry,
+) -> None:
+    def regions(name: str) -> dict[str, int]:
+        return {f"{name}-{number}": 1 for number in range(MAX_REGIONS_PER_KEY)}
+
+    prober = ScriptedProber(ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, registry.clock.now()), facts=None))
+    check = CheckKey(registry.store, prober, registry.clock, CountingIds(), confirmation_probes=3)
+    for name in ("eu-west", "us-east"):
+        registry.store.put(changed(registry.key(), backups=regions(name)))
+        assert check("acme-prod", KEY_ID, Trigger.SCHEDULE).probed
+
+    assert max(len(writes) for writes in registry.store.commits) > 2 * MAX_REGIONS_PER_KEY
+    told = [alert for alert in registry.store.alerts() if alert.type is AlertType.KEY_REPLICA_MISSING]
+    assert len(told) == 3 * MAX_REGIONS_PER_KEY
 
 
 def test_a_backup_may_be_under_another_key_than_its_cluster(multi_region: Registry) -> None:

@@ -61,6 +61,7 @@ def test_a_key_that_nobody_probes_is_told_to_the_operator_once_and_resolved_by_i
     assert counts == [0] * 30 + [1] * 10, "from the first minute after three intervals of ten"
     assert world.told() == [(name, AlertStatus.FIRING)]
     assert [each.cluster_id for each in world.alerts()[0].clusters] == ["vectors-prod"]
+    assert world.alerts()[0].occurred_at == NOW, "nothing is known since its last probe"
     world.probe(name)
     world.probe(name)
     assert world.told() == [(name, AlertStatus.FIRING), (name, AlertStatus.RESOLVED)]
@@ -169,6 +170,22 @@ def test_a_key_that_cannot_be_told_of_keeps_no_other_from_being_told(
 
     assert (report.stale_keys, report.told) == (2, 1)
     assert report.errors == [(f"acme-prod/{first}", f"OSError: {first}")]
+    assert world.told() == [(second, AlertStatus.FIRING)]
+
+
+def test_a_key_that_cannot_be_read_hides_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = world.keys(2)
+    read = world.store.key
+
+    def breaks(project_id: str, key_id: str) -> Key | None:
+        if key_id == first:
+            raise ValueError(key_id)
+        return read(project_id, key_id)
+
+    monkeypatch.setattr(world.store, "key", breaks)
+    report = world.sweep(minutes=31)
+
+    assert report.errors == [(f"acme-prod/{first}", f"ValueError: {first}")]
     assert world.told() == [(second, AlertStatus.FIRING)]
 
 

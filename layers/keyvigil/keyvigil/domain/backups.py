@@ -12,6 +12,10 @@ MAX_BACKUPS_PER_KEY = 1000
 """Enough for five backups of each of 200 clusters; and what stands in the way of a key's deletion is found by reading
 at most twenty times as many small items."""
 
+MAX_REGIONS_PER_KEY = 40
+"""In how many Regions the backups under one key are to be restorable: more than AWS has, and few enough that one
+transaction can tell of all of them (a replica is missing, or is needed no more) beside a probe's own writes."""
+
 BACKUPS_NAMED = 100
 """How many backups a refused deletion names."""
 

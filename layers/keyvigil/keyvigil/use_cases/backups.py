@@ -4,7 +4,14 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from keyvigil.domain.arns import related_key_arn
-from keyvigil.domain.backups import MAX_BACKUPS_PER_KEY, Backup, Restorability, RestorePath, restore_path
+from keyvigil.domain.backups import (
+    MAX_BACKUPS_PER_KEY,
+    MAX_REGIONS_PER_KEY,
+    Backup,
+    Restorability,
+    RestorePath,
+    restore_path,
+)
 from keyvigil.domain.dangers import missing_in
 from keyvigil.domain.keys import Key
 from keyvigil.domain.verdicts import Outcome
@@ -81,6 +88,12 @@ class Backups:
                 "Too many backups under KMS key",
                 f"At most {MAX_BACKUPS_PER_KEY} backups are registered under one key. Delete those that need not be "
                 "restorable any more.",
+            )
+        if new.region not in key.backups and len(key.backups) >= MAX_REGIONS_PER_KEY:
+            raise RefusedError(
+                409,
+                "Too many Regions under KMS key",
+                f"The backups under one key are to be restorable in at most {MAX_REGIONS_PER_KEY} Regions.",
             )
         backup = Backup(
             project_id=project_id,

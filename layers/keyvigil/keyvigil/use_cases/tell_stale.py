@@ -39,9 +39,13 @@ class TellStale:
         projects: dict[str, Project | None] = {}
         untold = []
         for each in overdue[:LOOKED_AT]:
-            if each.project_id not in projects:
-                projects[each.project_id] = self._store.project(each.project_id)
-            key, project = self._store.key(each.project_id, each.key_id), projects[each.project_id]
+            try:
+                if each.project_id not in projects:
+                    projects[each.project_id] = self._store.project(each.project_id)
+                key, project = self._store.key(each.project_id, each.key_id), projects[each.project_id]
+            except Exception as error:  # noqa: BLE001  an item that cannot be read must not hide the others
+                report.errors.append((f"{each.project_id}/{each.key_id}", f"{type(error).__name__}: {error}"))
+                continue
             if key is None or project is None:
                 continue
             if is_stale(key.last_probed_at, project.check_interval_minutes, self._clock.now()):
@@ -83,7 +87,9 @@ class TellStale:
         writes: list[Write] = []
         for notice in notices:
             clusters = self._store.clusters_of_key(due.project_id, due.key_id)
-            row, after = self._telling.key_notice(notice, after, clusters, for_operator=True)
+            row, after = self._telling.key_notice(
+                notice, after, clusters, occurred_at=key.last_probed_at, for_operator=True
+            )
             writes.append(row)
         if not writes:
             return False
