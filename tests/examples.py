@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import Incident, IncidentStatus
 from keyvigil.domain.keys import Baseline, Health, Key, KeyFacts, KeyUse, Trigger
@@ -99,5 +100,17 @@ def incident(**fields: Any) -> Incident:
         status=IncidentStatus.CONFIRMING,
         cause=Cause.KEY_DISABLED,
         opened_at=NOW,
+    )
+    return changed(example, **fields)
+
+
+def backup(**fields: Any) -> Backup:
+    example = Backup(
+        project_id="acme-prod",
+        backup_id="old",
+        cluster_id="vectors-prod",
+        key_id=KEY_ID,
+        region="us-west-2",
+        created_at=NOW,
     )
     return changed(example, **fields)

@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast, override
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
+from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.staleness import FleetTold
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
 from keyvigil.ports import (
     CheckMessage,
@@ -32,6 +34,7 @@ from keyvigil.ports import (
     Put,
     RegistrationAnswer,
     Remove,
+    RestoreAnswer,
     RoleAudit,
     Store,
     SweepRecord,
@@ -74,7 +77,7 @@ class CountingIds(Ids):
         return f"external-{self.ulid()}"
 
 
-def place(entity: Entity) -> Place:
+def place(entity: Entity) -> Place:  # noqa: C901  one line a kind
     match entity:
         case Project():
             return ("project", entity.project_id)
@@ -84,6 +87,8 @@ def place(entity: Entity) -> Place:
             return ("role", entity.account_id, entity.role_name.lower())
         case Cluster():
             return ("cluster", entity.project_id, entity.cluster_id)
+        case Backup():
+            return ("backup", entity.project_id, entity.backup_id)
         case Incident():
             return ("incident", entity.project_id, entity.incident_id)
         case TimelineEntry():
@@ -92,6 +97,8 @@ def place(entity: Entity) -> Place:
             return ("subscription", entity.project_id, entity.subscription_id)
         case OutboxRow():
             return ("outbox", entity.row_id)
+        case FleetTold():
+            return ("fleet", "told")
 
 
 class MemoryStore(Store):
@@ -213,6 +220,18 @@ class MemoryStore(Store):
         return [each for each in self.clusters(project_id, 10_000, None).items if each.key_id == key_id]
 
     @override
+    def backup(self, project_id: str, backup_id: str) -> Backup | None:
+        return cast("Backup | None", self.items.get(("backup", project_id, backup_id)))
+
+    @override
+    def backups(self, project_id: str, limit: int, token: str | None) -> Page[Backup]:
+        return self._page([each for each in self.all(Backup) if each.project_id == project_id], limit, token)
+
+    @override
+    def backups_of_key(self, project_id: str, key_id: str, limit: int) -> list[Backup]:
+        return [each for each in self.backups(project_id, 100_000, None).items if each.key_id == key_id][:limit]
+
+    @override
     def incidents(self, project_id: str, limit: int, token: str | None) -> Page[Incident]:
         mine = [each for each in self.all(Incident) if each.project_id == project_id]
         return self._page(mine[::-1], limit, token)
@@ -284,6 +303,10 @@ class MemoryStore(Store):
     def role_audit(self) -> RoleAudit | None:
         return self._role_audit
 
+    @override
+    def fleet_told(self) -> FleetTold:
+        return cast("FleetTold", self.items.get(("fleet", "told"), FleetTold()))
+
 
 class ScriptedProber(Prober):
     """Answers with what a test laid ready: once each in turn, the last again and again."""
@@ -291,12 +314,15 @@ class ScriptedProber(Prober):
     def __init__(self, *answers: ProbeAnswer) -> None:
         self.answers = list(answers)
         self.probes = 0
+        self.closely: list[bool] = []
         self.registration: RegistrationAnswer | None = None
         self.validation: ValidationAnswer | None = None
+        self.restore: RestoreAnswer | None = None
 
     @override
-    def probe(self, key: Key) -> ProbeAnswer:
+    def probe(self, key: Key, *, closely: bool = False) -> ProbeAnswer:
         self.probes += 1
+        self.closely.append(closely)
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     @override
@@ -309,6 +335,11 @@ class ScriptedProber(Prober):
         assert self.validation is not None
         return self.validation
 
+    @override
+    def check_restore(self, key: Key, region: str) -> RestoreAnswer:
+        assert self.restore is not None
+        return self.restore
+
 
 class FakeChecker(KeyChecker):
     """`check_keys`, answered by a test."""
@@ -317,7 +348,9 @@ class FakeChecker(KeyChecker):
         self.answer: RegistrationAnswer | None = None
         self.validation: ValidationAnswer | None = None
         self.checked: list[tuple[str, str, Trigger]] = []
+        self.restore: RestoreAnswer | None = None
         self.seen: list[Registration] = []
+        self.restores: list[tuple[str, str, str]] = []
 
     @override
     def check(self, project_id: str, key_id: str, trigger: Trigger) -> None:
@@ -338,6 +371,14 @@ class FakeChecker(KeyChecker):
             message = "check_keys failed"
             raise CheckerUnavailableError(message)
         return self.validation
+
+    @override
+    def check_restore(self, project_id: str, key_id: str, region: str) -> RestoreAnswer:
+        self.restores.append((project_id, key_id, region))
+        if self.restore is None:
+            message = "check_keys failed"
+            raise CheckerUnavailableError(message)
+        return self.restore
 
 
 class FakeQueue(CheckQueue):

@@ -19,6 +19,7 @@ from keyvigil_cli.waiting import wait_until
 RELEASE_SECONDS = 45 * 60.0
 
 _HELD = frozenset({"LOCKING", "LOCKED", "UNLOCKING", "LOCK_FAILED", "UNLOCK_FAILED"})
+_BEFORE_KEYS = (("clusters", "cluster_id"), ("backups", "backup_id"), ("subscriptions", "subscription_id"))
 _GONE = "DELETE_COMPLETE"
 _DELETION_SECONDS = 30 * 60.0
 _CONFLICT = 409
@@ -173,13 +174,13 @@ class Uninstallation:
         A key that is still broken has an open incident, and the API does not forget such a key. Nothing depends on
         it any more: its record goes with the table, its project's topic when tidying up.
         """
-        with self._teller.step("clusters, keys, subscriptions and projects are deleted") as step:
+        with self._teller.step("clusters, backups, keys, subscriptions and projects are deleted") as step:
             projects, broken = list(registry.items("projects")), 0
             for project in projects:
                 name = project["project_id"]
                 self._teller.news(name)
-                for collection, identifier in (("clusters", "cluster_id"), ("subscriptions", "subscription_id")):
-                    for item in list(registry.items("projects", name, collection)):
+                for collection, identifier in _BEFORE_KEYS:
+                    for item in _items(registry, name, collection):
                         _delete(registry, "projects", name, collection, item[identifier])
                 deleted = [
                     _delete(registry, "projects", name, "keys", key["key_id"])
@@ -235,6 +236,16 @@ def _held(registry: Registry) -> list[HeldCluster]:
 
 def _listed(held: Sequence[HeldCluster]) -> str:
     return ", ".join(map(str, held)) or "none"
+
+
+def _items(registry: Registry, project_id: str, collection: str) -> list[JsonObject]:
+    """List what a project has; nothing if its stack is older than this and knows no such list."""
+    try:
+        return list(registry.items("projects", project_id, collection))
+    except ApiProblemError as error:
+        if error.status != _NOT_FOUND:
+            raise
+        return []
 
 
 def _delete(registry: Registry, *segments: str) -> bool:

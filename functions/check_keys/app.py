@@ -65,8 +65,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> Any:
         case "validate_key":
             metrics.add_metric(name="Validations", unit=MetricUnit.Count, value=1)
             return to_plain(wiring.prober().validate(from_plain(event["registration"], Registration)))
+        case "check_restore":
+            metrics.add_metric(name="RestoreChecks", unit=MetricUnit.Count, value=1)
+            return _check_restore(event)
         case action:
-            message = f"unknown action {action!r}: it is `check`, `probe_registration` or `validate_key`"
+            known = "`check`, `probe_registration`, `validate_key` or `check_restore`"
+            message = f"unknown action {action!r}: it is {known}"
             raise ValueError(message)
 
 
@@ -115,6 +119,13 @@ def _check(event: dict[str, Any]) -> dict[str, Any]:
         "confirmed": result.confirmed,
         "incident_id": result.key.open_incident_id,
     }
+
+
+def _check_restore(event: dict[str, Any]) -> Any:
+    key = wiring.store().key(event["project_id"], event["key_id"])
+    if key is None:
+        return {"error": "not_found", "message": f"key {event['key_id']} is not registered"}
+    return to_plain(wiring.prober().check_restore(key, event["region"]))
 
 
 def _tell(result: CheckResult) -> None:

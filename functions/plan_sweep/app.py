@@ -51,6 +51,7 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
 def _mend() -> int:
     """Mend what is not as it should be; how many items could not be read."""
     report = wiring.reconcile()()
+    stale = wiring.tell_stale()()
     topics = wiring.keep_topics()()
     roles = wiring.audit_roles()()
     for arn in topics.changed:
@@ -62,14 +63,15 @@ def _mend() -> int:
             "role serves several projects",
             extra={"account_id": shared.account_id, "role": shared.role_name, "projects": shared.project_ids},
         )
-    for subject, reason in [*report.errors, *topics.errors, *roles.errors]:
+    for subject, reason in [*report.errors, *stale.errors, *topics.errors, *roles.errors]:
         logger.error("could not be mended", extra={"subject": subject, "reason": reason})
     for incident_id, mending, reason in report.mended:
         logger.info("mended", extra={"incident_id": incident_id, "mending": mending, "reason": reason})
     _count("OutboxRowsResent", report.rows_resent)
     _count("LocksOverdue", report.overdue_failed)
     _count("MendingsDone", len(report.mended))
-    _count("MendingsFailed", len(report.errors) + len(topics.errors) + len(roles.errors))
+    _count("MendingsFailed", len(report.errors) + len(stale.errors) + len(topics.errors) + len(roles.errors))
+    _count("StaleKeys", stale.stale_keys)
     return report.unreadable
 
 

@@ -353,6 +353,7 @@ _DEAR_ROUTES = (
     "POST /projects/{project_id}/keys/{key_id}/rebaseline",
     "POST /projects/{project_id}/subscriptions",
     "POST /projects/{project_id}/subscriptions/{subscription_id}/test",
+    "POST /projects/{project_id}/backups/{backup_id}/restore-check",
 )
 
 

@@ -19,7 +19,9 @@ from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseC
 
 from keyvigil.adapters import dynamodb_store as adapter
 from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
+from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
+from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import (
     TIMELINE_SHOWN,
@@ -32,8 +34,23 @@ from keyvigil.domain.incidents import (
     TimelineEntry,
     WorkflowKind,
 )
-from keyvigil.domain.keys import Baseline, Health, Key, KeyFacts, KeyStatus, KeyUse, Rebaseline, RoleClaim, Trigger
+from keyvigil.domain.keys import (
+    AliasTarget,
+    Baseline,
+    CloserLook,
+    Health,
+    Key,
+    KeyFacts,
+    KeyStatus,
+    KeyUse,
+    Rebaseline,
+    RoleClaim,
+    Rotation,
+    Told,
+    Trigger,
+)
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
+from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Cause, Finding
 from keyvigil.errors import ConflictError, RefusedError
 from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord
@@ -44,6 +61,7 @@ from tests.examples import (
     NOW,
     ROLE_ARN,
     SECRET_ARN,
+    backup,
     cluster,
     incident,
     key,
@@ -116,7 +134,7 @@ def put(store: Store, *entities: Entity) -> None:
         store.commit([Put(entity)])
 
 
-def read(store: Store, entity: Entity) -> Entity | None:
+def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901  one line a kind
     """Read an entity again by its own id."""
     match entity:
         case Project():
@@ -127,6 +145,11 @@ def read(store: Store, entity: Entity) -> Entity | None:
             return store.role_claim(entity.account_id, entity.role_name.upper())
         case Cluster():
             return store.cluster(entity.project_id, entity.cluster_id)
+        case Backup():
+            return store.backup(entity.project_id, entity.backup_id)
+        case FleetTold():
+            told = store.fleet_told()
+            return told if told.version else None
         case Incident():
             return store.incident(entity.project_id, entity.incident_id)
         case Subscription():
@@ -176,6 +199,9 @@ def start_row(row_id: str = "01JROW", **changes: Any) -> OutboxRow:
     )
 
 
+TOLD = Told(what="missing", step="missing", at=EARLIER)
+
+
 def full_key() -> Key:
     return key(
         alias_arn="arn:aws:kms:us-west-2:222222222222:alias/vectors",
@@ -186,6 +212,13 @@ def full_key() -> Key:
             replica_regions=("eu-west-1", "us-east-1"),
             deletion_date=LATER,
             material_expires_at=EARLIER,
+            primary_region="us-west-2",
+            key_state="PendingDeletion",
+            closer=CloserLook(
+                looked_at=EARLIER,
+                rotation=Rotation(enabled=True, next_at=LATER, period_days=90),
+                alias=AliasTarget(key_arn=KEY_ARN),
+            ),
         ),
         health=Health(
             status=KeyStatus.RECOVERING,
@@ -209,6 +242,8 @@ def full_key() -> Key:
         alert_sequence=42,
         rebaselines=(Rebaseline(at=NOW, by="arn:aws:iam::111111111111:user/op", reason="damaged"),),
         probe_secret_arn=SECRET_ARN,
+        backups={"eu-west-1": 3, "us-west-2": 997},
+        told={"replica/eu-west-1": TOLD, "rotation": changed(TOLD, what="off", step="off")},
     )
 
 
@@ -248,6 +283,7 @@ def full_incident() -> Incident:
         decision=PersonsDecision(
             decision=Decision.HOLD, reason="planned", by="arn:aws:iam::111111111111:user/op", at=NOW
         ),
+        actor=Actor(arn="arn:aws:iam::222222222222:user/eve", event_name="DisableKey", source_ip=None, event_time=NOW),
     )
 
 
@@ -273,7 +309,7 @@ def full_rows() -> list[OutboxRow]:
     )
     sent = {"delivered": (Target.TOPIC, Target.BUS), "sent_at": LATER}
     return [
-        start_row("01JALERT", alert=alert, workflow_start=None, **sent),
+        start_row("01JALERT", alert=alert, workflow_start=None, for_operator=True, **sent),
         start_row("01JLOCK", lock_request=request, workflow_start=None, **sent),
         start_row("01JSTART", **sent),
     ]
@@ -296,6 +332,8 @@ FULL: list[Entity] = [
     ),
     entry(),
     *full_rows(),
+    backup(),
+    FleetTold(told={"stale-keys": TOLD}),
 ]
 SPARSE: list[Entity] = [project(keys=0), key(), cluster(), incident(), subscription(types=()), start_row()]
 
@@ -505,6 +543,7 @@ def lists_of(store: Store) -> dict[str, ReadPage]:
     return {
         "key_id": lambda limit, token: store.keys("acme-prod", limit, token),
         "cluster_id": lambda limit, token: store.clusters("acme-prod", limit, token),
+        "backup_id": lambda limit, token: store.backups("acme-prod", limit, token),
         "incident_id": lambda limit, token: store.incidents("acme-prod", limit, token),
         "subscription_id": lambda limit, token: store.subscriptions("acme-prod", limit, token),
     }
@@ -515,6 +554,7 @@ def things(name: str, count: int, **more: Any) -> list[Entity]:
     make: dict[str, Callable[..., Entity]] = {
         "key_id": key,
         "cluster_id": cluster,
+        "backup_id": backup,
         "incident_id": incident,
         "subscription_id": subscription,
         "project_id": project,
@@ -523,7 +563,7 @@ def things(name: str, count: int, **more: Any) -> list[Entity]:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 6, 7, 200])
-@pytest.mark.parametrize("name", ["key_id", "cluster_id", "incident_id", "subscription_id"])
+@pytest.mark.parametrize("name", ["key_id", "cluster_id", "backup_id", "incident_id", "subscription_id"])
 def test_a_list_is_walked_page_by_page_without_loss_in_the_order_of_ids(store: Store, name: str, limit: int) -> None:
     put(store, *things(name, 6))
 
@@ -533,7 +573,7 @@ def test_a_list_is_walked_page_by_page_without_loss_in_the_order_of_ids(store: S
     assert found == (ids[::-1] if name == "incident_id" else ids)
 
 
-@pytest.mark.parametrize("name", ["key_id", "cluster_id", "incident_id", "subscription_id"])
+@pytest.mark.parametrize("name", ["key_id", "cluster_id", "backup_id", "incident_id", "subscription_id"])
 def test_a_list_holds_its_own_projects_things_only(store: Store, name: str) -> None:
     put(store, *things(name, 2), *things(name, 3, project_id="acme-prod-2"), *things(name, 1, project_id="acme"))
     put(store, project(), key(key_id="other"), cluster(cluster_id="other"), incident(incident_id="other"))
@@ -613,6 +653,26 @@ def test_a_cluster_that_is_registered_again_is_listed_again_under_its_new_key(st
     assert len(store.clusters("acme-prod", 10, None).items) == 1
     assert store.clusters_of_key("acme-prod", KEY_ID) == []
     assert len(store.clusters_of_key("acme-prod", "us-west-2.other")) == 1
+
+
+def test_the_backups_of_a_key_are_no_others_and_at_most_as_many_as_wanted(store: Store) -> None:
+    put(store, *things("backup_id", 5), *things("backup_id", 7, key_id="another")[5:])
+    put(store, *things("backup_id", 2, project_id="acme-prod-2"), cluster(cluster_id="no-backup"))
+
+    found = [each.backup_id for each in store.backups_of_key("acme-prod", KEY_ID, 100)]
+
+    assert found == [f"id-{number:02d}" for number in range(5)]
+    assert len(store.backups_of_key("acme-prod", KEY_ID, 3)) == 3
+    assert [each.backup_id for each in store.backups_of_key("acme-prod", "another", 1)] == ["id-05"]
+
+
+def test_what_the_operator_was_told_is_nothing_at_first_and_changes_by_its_version(store: Store) -> None:
+    assert store.fleet_told() == FleetTold()
+    put(store, FleetTold(told={"stale-keys": TOLD}))
+
+    with pytest.raises(ConflictError):
+        put(store, FleetTold())
+    assert store.fleet_told() == FleetTold(told={"stale-keys": TOLD}, version=1)
 
 
 def test_the_clusters_of_a_key_are_all_of_them_and_no_others(store: Store) -> None:
@@ -953,6 +1013,26 @@ def test_a_page_that_goes_on_in_the_next_shard_starts_at_its_beginning(
 
     assert starts
     assert all(queried == started for queried, started in starts)
+
+
+def test_a_key_that_an_older_version_wrote_was_told_nothing_and_has_no_backups(
+    dynamodb_store: DynamoDbStore, dynamodb: "DynamoDBClient"
+) -> None:
+    put(dynamodb_store, full_key())
+    place = {"pk": {"S": "PROJECT#acme-prod"}, "sk": {"S": f"KEY#{KEY_ID}"}}
+    item = dynamodb.get_item(TableName=TABLE, Key=place)["Item"]
+    body = json.loads(item["body"]["S"])
+    for name in ("told", "backups"):
+        del body[name]
+    for name in ("primary_region", "key_state", "closer"):
+        del body["facts"][name]
+    item["body"] = {"S": json.dumps(body)}
+    dynamodb.put_item(TableName=TABLE, Item=item)
+
+    found = dynamodb_store.key("acme-prod", KEY_ID)
+
+    facts = changed(full_key().facts, primary_region=None, key_state=None, closer=None)
+    assert found == changed(full_key(), told={}, backups={}, facts=facts, version=1)
 
 
 def test_a_token_that_names_no_item_and_no_shard_ends_the_list(dynamodb_store: DynamoDbStore) -> None:

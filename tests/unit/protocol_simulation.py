@@ -42,6 +42,7 @@ from keyvigil.ports import (
     ProbeAnswer,
     Prober,
     RegistrationAnswer,
+    RestoreAnswer,
     ValidationAnswer,
     Workflow,
     Write,
@@ -430,7 +431,7 @@ class Simulation(Prober, OutboxRelay):
     # --- what AWS does ------------------------------------------------------------------------------------------
 
     @override
-    def probe(self, key: Key) -> ProbeAnswer:
+    def probe(self, key: Key, *, closely: bool = False) -> ProbeAnswer:
         cause = self.cause
         if self._happens(self.weather.stray_verdicts):
             cause = self.chance.choice((None, Cause.KEY_DISABLED, Cause.ACCESS_DENIED, Cause.THROTTLED))
@@ -444,6 +445,11 @@ class Simulation(Prober, OutboxRelay):
     @override
     def validate(self, registration: Registration) -> ValidationAnswer:
         message = "no key is validated in the storm"
+        raise AssertionError(message)
+
+    @override
+    def check_restore(self, key: Key, region: str) -> RestoreAnswer:
+        message = "nothing is restored in the storm"
         raise AssertionError(message)
 
     def _sweep(self) -> None:

@@ -15,7 +15,7 @@ from keyvigil import wiring
 from keyvigil.api import app as api_app
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, AffectedCluster, IncidentStatus, TimelineEntry
-from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus
+from keyvigil.domain.keys import AliasTarget, Baseline, CloserLook, Health, KeyFacts, KeyStatus, Rotation
 from keyvigil.domain.projects import MAX_SUBSCRIPTIONS_PER_PROJECT, Project, Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import ConflictError, NewerItemError
@@ -23,12 +23,14 @@ from keyvigil.ports import (
     OperationAnswer,
     Put,
     RegistrationAnswer,
+    RestoreAnswer,
     RoleAudit,
     SharedRole,
     SweepRecord,
     ValidationAnswer,
 )
 from keyvigil.settings import Settings
+from keyvigil.use_cases.backups import Backups
 from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.record_lock_result import RecordLockResult
@@ -42,6 +44,7 @@ from tests.examples import (
     NOW,
     ROLE_ARN,
     SECRET_ARN,
+    backup,
     cluster,
     incident,
     key,
@@ -102,8 +105,11 @@ KEY_FIELDS = {
     "open_incident_id",
     "clusters",
     "created_at",
-    "rebaselines",  # not in the contract
     "probe_secret_arn",  # of a `kes` key, else null
+    "rebaselines",  # not in the contract, like the rest
+    "backups",
+    "next_rotation_at",
+    "alias_target_arn",
 }
 VERDICT_FIELDS = {
     "outcome",
@@ -132,6 +138,15 @@ CLUSTER_FIELDS = {
     "respond_by",
     "detail",
 }
+BACKUP_FIELDS = {
+    "backup_id",
+    "cluster_id",
+    "key_id",
+    "region",
+    "project_id",  # not in the contract, like the rest
+    "created_at",
+}
+RESTORE_FIELDS = {"restorable", "with_key_id", "reason", "remediation"}
 LISTED_INCIDENT_FIELDS = {
     "incident_id",
     "project_id",
@@ -183,6 +198,7 @@ NEW_CLUSTER = {
     "key_id": KEY_ID,
     "lock": {"via": "event", "timeout_seconds": 300},
 }
+NEW_BACKUP = {"backup_id": "2026-11-22", "cluster_id": "vectors-prod", "key_id": KEY_ID, "region": "us-west-2"}
 NEW_SUBSCRIPTION = {
     "protocol": "sqs",
     "endpoint": QUEUE_ARN,
@@ -274,6 +290,7 @@ class Api:
             "projects": Projects(self.store, self.topics, self.clock, self.ids),
             "keys": Keys(self.store, self.checker, self.clock, own_account="111111111111"),
             "clusters": Clusters(self.store, self.clock),
+            "backups": Backups(self.store, self.checker, self.clock),
             "subscriptions": Subscriptions(self.store, self.topics, self.clock, self.ids),
             "record_lock_result": RecordLockResult(
                 self.store, self.workflow, SettleLockout(self.store, self.clock, self.ids), self.clock, self.ids
@@ -295,11 +312,13 @@ class Api:
             role_checks_external_id=True,
             operations=(OperationAnswer(operation="DescribeKey", allowed=True, error=None),),
         )
+        self.checker.restore = RestoreAnswer(verdict=verdict())
 
     def fill(self) -> None:
         self.store.put(
             project(),
-            key(baseline=Baseline.of(CIPHERTEXT, {"tested-by": "KeyVigil"}, NOW), clusters=1),
+            key(baseline=Baseline.of(CIPHERTEXT, {"tested-by": "KeyVigil"}, NOW), clusters=1, backups={"us-west-2": 1}),
+            backup(),
             cluster(
                 status=ClusterStatus.LOCKING,
                 fence=1795369305484,
@@ -419,6 +438,17 @@ ROUTES = [
         200,
         CLUSTER_FIELDS,
         {"fence": 1795369305484, "result": "locked", "detail": "done"},
+    ),
+    Route("POST", f"{T}/backups", f"{P}/backups", 201, BACKUP_FIELDS, NEW_BACKUP),
+    Route("GET", f"{T}/backups", f"{P}/backups", 200, PAGE_FIELDS, item_fields=BACKUP_FIELDS),
+    Route("DELETE", f"{T}/backups/<backup_id>", f"{P}/backups/old", 204, None),
+    Route(
+        "POST",
+        f"{T}/backups/<backup_id>/restore-check",
+        f"{P}/backups/old/restore-check",
+        200,
+        RESTORE_FIELDS,
+        {"region": "us-west-2"},
     ),
     Route("GET", f"{T}/incidents", f"{P}/incidents", 200, PAGE_FIELDS, item_fields=LISTED_INCIDENT_FIELDS),
     Route("GET", f"{T}/incidents/<incident_id>", f"{P}/incidents/01JINCIDENT", 200, INCIDENT_FIELDS),
@@ -578,6 +608,9 @@ def test_a_registered_key_is_shown_as_in_the_contract(empty: Api) -> None:
         "created_at": "2026-11-22T03:00:00.000Z",
         "rebaselines": [],
         "probe_secret_arn": None,
+        "backups": 0,
+        "next_rotation_at": None,
+        "alias_target_arn": None,
     }
 
 
@@ -1182,6 +1215,10 @@ def test_an_unknown_route_is_404(api: Api, method: str, path: str) -> None:
         ("PATCH", f"{P}/clusters/none", {"name": "x"}),
         ("DELETE", f"{P}/clusters/none", None),
         ("POST", f"{P}/clusters/none/lock-result", {"fence": 1, "result": "locked"}),
+        ("POST", "/projects/nobody/backups", NEW_BACKUP),
+        ("GET", "/projects/nobody/backups", None),
+        ("DELETE", f"{P}/backups/none", None),
+        ("POST", f"{P}/backups/none/restore-check", {"region": "us-west-2"}),
         ("GET", "/projects/nobody/incidents", None),
         ("GET", f"{P}/incidents/none", None),
         ("GET", f"{P}/incidents/none/timeline", None),
@@ -1206,6 +1243,9 @@ def test_another_projects_things_are_not_found_under_ones_own_path(api: Api) -> 
     mine = (f"keys/{KEY_ID}", "clusters/vectors-prod", "incidents/01JINCIDENT", "incidents/01JINCIDENT/timeline")
     for rest in mine:
         assert api.ask("GET", f"/projects/other/{rest}").status == 404
+    assert api.ask("DELETE", "/projects/other/backups/old").status == 404
+    assert api.ask("POST", "/projects/other/backups/old/restore-check", {"region": "us-west-2"}).status == 404
+    assert api.checker.restores == []
 
 
 # --- what use cases refuse --------------------------------------------------------------------------------------
@@ -1268,11 +1308,58 @@ def test_another_key_for_an_existing_cluster_is_409_in_the_fixed_words(api: Api)
         assert reply.json["title"] == "Cannot change AWS CSE key ARN after cluster is created"
 
 
+def test_a_backup_of_a_key_or_a_cluster_that_is_not_registered_is_409(api: Api) -> None:
+    for field, title in (("key_id", "KMS key is not registered"), ("cluster_id", "Cluster is not registered")):
+        gone = {"key_id": f"us-west-2.{OTHER_KEY}", "cluster_id": "gone"}[field]
+        reply = api.ask("POST", f"{P}/backups", {**NEW_BACKUP, field: gone})
+        assert (reply.status, reply.json["title"]) == (409, title)
+
+
+def test_a_restore_check_answers_as_in_the_contract(api: Api) -> None:
+    works = api.ask("POST", f"{P}/backups/old/restore-check", {"region": "us-west-2"})
+    fails = api.ask("POST", f"{P}/backups/old/restore-check", {"region": "eu-west-1"})
+
+    assert works.json == {"restorable": True, "with_key_id": KEY_ID, "reason": None, "remediation": None}
+    assert (fails.status, fails.json["restorable"], fails.json["with_key_id"]) == (200, False, None)
+    assert fails.json["reason"].startswith(f"The key {KEY_ARN} is a single-Region key")
+    assert set(fails.json["remediation"]) == {"summary", "commands"}
+
+
+def test_a_restore_check_without_an_answer_of_aws_is_503_with_retry_after(api: Api) -> None:
+    for answer in (RestoreAnswer(verdict=verdict(Cause.THROTTLED)), None):
+        api.checker.restore = answer
+        reply = api.ask("POST", f"{P}/backups/old/restore-check", {"region": "us-west-2"})
+        assert (reply.status, reply.json["title"]) == (503, "No answer about the KMS key")
+        assert int(reply.headers["Retry-After"]) > 0
+
+
+def test_backups_are_listed_page_by_page(api: Api) -> None:
+    api.store.put(backup(backup_id="newer"))
+    first = api.ask("GET", f"{P}/backups", query={"limit": "1"}).json
+    second = api.ask("GET", f"{P}/backups", query={"limit": "1", "next_token": first["next_token"]}).json
+
+    assert [each["backup_id"] for page in (first, second) for each in page["items"]] == ["newer", "old"]
+    assert second["next_token"] is None
+
+
+def test_a_key_shows_what_a_closer_look_found(api: Api) -> None:
+    look = CloserLook(
+        looked_at=NOW, rotation=Rotation(enabled=True, next_at=NOW), alias=AliasTarget(key_arn=f"{KEY_ARN}-other")
+    )
+    api.store.put(key(facts=KeyFacts(closer=look), backups={"us-west-2": 2, "eu-west-1": 1}))
+
+    shown = api.ask("GET", f"{P}/keys/{KEY_ID}").json
+
+    assert (shown["rotation_enabled"], shown["next_rotation_at"]) == (True, "2026-11-22T03:00:00.000Z")
+    assert (shown["alias_target_arn"], shown["backups"]) == (f"{KEY_ARN}-other", 3)
+
+
 def test_what_exists_already_is_409(api: Api) -> None:
     for path, body in (
         ("/projects", {**NEW_PROJECT, "project_id": "acme-prod"}),
         (f"{P}/keys", NEW_KEY),
         (f"{P}/clusters", {**NEW_CLUSTER, "cluster_id": "vectors-prod"}),
+        (f"{P}/backups", {**NEW_BACKUP, "backup_id": "old"}),
     ):
         reply = api.ask("POST", path, body)
         assert (reply.status, reply.json["title"]) == (409, "Already exists")
@@ -1282,7 +1369,7 @@ def test_what_is_in_the_way_of_a_deletion_is_listed(api: Api) -> None:
     reply = api.ask("DELETE", P)
 
     assert reply.status == 409
-    assert reply.json["in_the_way"] == [f"key {KEY_ID}", "cluster vectors-prod"]
+    assert reply.json["in_the_way"] == [f"key {KEY_ID}", "cluster vectors-prod", "backup old"]
 
 
 def test_a_change_that_others_overtake_every_time_is_409_with_retry_after(

@@ -8,7 +8,7 @@ import pytest
 
 from keyvigil.api import app as api_app
 from tests.examples import KEY_ARN, KEY_ID, ROLE_ARN, SECRET_ARN
-from tests.unit.test_api import DECISION, NEW_CLUSTER, NEW_KEY, NEW_PROJECT, NEW_SUBSCRIPTION, Api, P, event
+from tests.unit.test_api import DECISION, NEW_BACKUP, NEW_CLUSTER, NEW_KEY, NEW_PROJECT, NEW_SUBSCRIPTION, Api, P, event
 from tests.unit.test_functions import Context, load
 
 
@@ -86,6 +86,8 @@ TEXTS = [
     ("POST", f"{P}/keys/{KEY_ID}/rebaseline", {}, "reason"),
     ("POST", DECISION, {"decision": "approve"}, "reason"),
     ("POST", f"{P}/subscriptions", NEW_SUBSCRIPTION, "endpoint"),
+    *(("POST", f"{P}/backups", NEW_BACKUP, field) for field in NEW_BACKUP),
+    ("POST", f"{P}/backups/old/restore-check", {}, "region"),
 ]
 
 

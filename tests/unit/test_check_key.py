@@ -1,15 +1,16 @@
 """Checking a key: probe, decide, commit in one transaction."""
 
+import itertools
 from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyvigil.domain.alerts import AlertStatus, AlertType, OutboxRow
+from keyvigil.domain.alerts import AlertStatus, AlertType, OutboxRow, Severity, Target
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import Incident, IncidentStatus, TimelineEntry, WorkflowKind
-from keyvigil.domain.keys import KeyFacts, KeyStatus, Trigger
+from keyvigil.domain.keys import CloserLook, KeyFacts, KeyStatus, Rotation, Trigger, is_closer_look_due
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome
 from keyvigil.errors import ConflictError, NotFoundError
 from keyvigil.ports import ProbeAnswer, Put
@@ -29,6 +30,12 @@ class World:
     def probe(self, cause: Cause | None, *, seconds: float = 10, trigger: Trigger = Trigger.SCHEDULE) -> CheckResult:
         self.clock.advance(seconds)
         self.prober.answers = [ProbeAnswer(verdict=verdict(cause, self.clock.now()), facts=KeyFacts())]
+        return self.check("acme-prod", KEY_ID, trigger)
+
+    def look(self, facts: KeyFacts | None, *, trigger: Trigger = Trigger.SCHEDULE, minutes: float = 1) -> CheckResult:
+        """A probe that finds the key healthy, and shows these facts."""
+        self.clock.advance(minutes * 60)
+        self.prober.answers = [ProbeAnswer(verdict=verdict(None, self.clock.now()), facts=facts)]
         return self.check("acme-prod", KEY_ID, trigger)
 
     def incident(self) -> Incident:
@@ -248,3 +255,107 @@ def test_a_probe_of_a_clock_that_was_ahead_does_not_keep_the_key_from_being_prob
     world.clock.advance(60)
     world.prober.answers = [ProbeAnswer(verdict=verdict(None, world.clock.now()), facts=None)]
     assert world.check("acme-prod", KEY_ID, Trigger.SCHEDULE, due_at=world.clock.now() + timedelta(seconds=1)).probed
+
+
+# --- closer looks and slow dangers ------------------------------------------------------------------------------
+
+
+def closer(world: World, *, enabled: bool) -> KeyFacts:
+    look = CloserLook(looked_at=world.clock.now(), rotation=Rotation(enabled=enabled))
+    return KeyFacts(key_state="Enabled", closer=look)
+
+
+@pytest.mark.parametrize("interval", [1, 10, 60])
+def test_a_scheduled_probe_looks_closely_about_once_an_hour_whatever_the_interval(world: World, interval: int) -> None:
+    looks: list[int] = []
+    for minute in range(0, 360, interval):
+        before = world.prober.probes
+        found = world.store.key("acme-prod", KEY_ID)
+        assert found is not None
+        world.clock.time = NOW + timedelta(minutes=minute)
+        due = is_closer_look_due(found.facts, world.clock.now())
+        world.prober.answers = [
+            ProbeAnswer(
+                verdict=verdict(None, world.clock.now()), facts=closer(world, enabled=True) if due else KeyFacts()
+            )
+        ]
+        world.check("acme-prod", KEY_ID, Trigger.SCHEDULE)
+        assert world.prober.closely[before:] == [due]
+        looks += [minute] if due else []
+    assert 6 <= len(looks) <= 7
+    assert {55, 60} >= {later - earlier for earlier, later in itertools.pairwise(looks)}
+
+
+@pytest.mark.parametrize(
+    ("trigger", "closely"),
+    [
+        (Trigger.REQUEST, True),
+        (Trigger.EVENT, True),
+        (Trigger.SCHEDULE, False),
+        (Trigger.LOCKOUT, False),
+        (Trigger.RECOVERY, False),
+    ],
+)
+def test_who_asks_gets_a_closer_look_and_the_schedule_only_when_it_is_due(
+    world: World, trigger: Trigger, *, closely: bool
+) -> None:
+    world.look(closer(world, enabled=True))
+    world.look(None, trigger=trigger)
+    assert world.prober.closely == [True, closely]
+
+
+def test_what_a_closer_look_showed_stays_until_the_next_one(world: World) -> None:
+    seen = closer(world, enabled=True)
+    world.look(seen)
+    for facts in (KeyFacts(key_state="Enabled"), None):
+        assert world.look(facts).key.facts.closer == seen.closer
+    newer = closer(world, enabled=False)
+    assert world.look(newer).key.facts.closer == newer.closer
+
+
+def test_a_danger_is_told_to_the_project_in_the_transaction_of_the_probe_that_saw_it(world: World) -> None:
+    world.store.put(cluster())
+    world.look(closer(world, enabled=False))
+
+    (writes,) = world.store.commits
+    assert sorted(type(write.entity).__name__ for write in writes) == ["Key", "OutboxRow"]
+    (row,) = world.store.rows()
+    assert row.missing == (Target.TOPIC, Target.BUS)
+    assert row.alert is not None
+    assert (row.alert.type, row.alert.sequence) == (AlertType.KEY_ROTATION_DISABLED, 1)
+    assert [each.cluster_id for each in row.alert.clusters] == ["vectors-prod"]
+    world.look(closer(world, enabled=False))
+    assert len(world.store.rows()) == 1
+
+
+def test_a_scheduled_deletion_is_told_beside_the_incident_that_it_opens(world: World) -> None:
+    date = world.clock.now() + timedelta(days=20)
+    for _ in range(3):
+        world.clock.advance(10)
+        found = verdict(Cause.KEY_PENDING_DELETION, world.clock.now())
+        facts = KeyFacts(key_state="PendingDeletion", deletion_date=date)
+        world.prober.answers = [ProbeAnswer(verdict=found, facts=facts)]
+        world.check("acme-prod", KEY_ID, Trigger.SCHEDULE)
+
+    assert world.alert_types() == [
+        AlertType.KEY_SUSPECT,
+        AlertType.KEY_DELETION_SCHEDULED,
+        AlertType.KEY_UNHEALTHY,
+    ]
+    assert [alert.sequence for alert in world.store.alerts()] == [1, 2, 3]
+    told = world.store.alerts()[1]
+    assert (told.incident_id, told.severity) == (None, Severity.WARNING)
+
+
+def test_the_loser_of_a_race_does_not_tell_a_danger_twice(world: World) -> None:
+    rival = CheckKey(world.store, world.prober, world.clock, CountingIds(), confirmation_probes=3)
+    facts = closer(world, enabled=False)
+    world.store.before_commit = lambda: assert_probed(rival("acme-prod", KEY_ID, Trigger.REQUEST))
+    world.look(facts)
+    assert world.alert_types() == [AlertType.KEY_ROTATION_DISABLED]
+
+
+def test_a_late_probe_s_facts_tell_nothing(world: World) -> None:
+    world.store.put(key(last_probed_at=NOW + timedelta(minutes=5)))
+    world.look(closer(world, enabled=False))
+    assert world.alert_types() == []

@@ -33,9 +33,9 @@ from keyvigil.domain.incidents import (
     WorkflowKind,
 )
 from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
-from keyvigil.domain.verdicts import Cause
+from keyvigil.domain.verdicts import Cause, Verdict
 from keyvigil.errors import DeliveryError, NewerItemError, NotFoundError, UnreadableItemsError
-from keyvigil.ports import OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
+from keyvigil.ports import OperationAnswer, ProbeAnswer, RegistrationAnswer, RestoreAnswer, ValidationAnswer
 from keyvigil.use_cases.audit_roles import AuditRoles
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from keyvigil.use_cases.keep_topics import KeepTopics
@@ -45,6 +45,7 @@ from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import Settlement
+from keyvigil.use_cases.tell_stale import StaleReport, TellStale
 from keyvigil.use_cases.unlock_clusters import RecoveryPlan
 from tests.examples import EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, incident, key, project, verdict
 from tests.fakes import (
@@ -370,7 +371,7 @@ def test_a_batch_is_counted_by_verdict_and_a_key_probed_since_is_not_counted_as_
     clock.advance(60)
 
     class Prober(ScriptedProber):
-        def probe(self, key: Any) -> ProbeAnswer:
+        def probe(self, key: Any, *, closely: bool = False) -> ProbeAnswer:
             self.probes += 1
             cause = Cause.KEY_DISABLED if key.key_id == "sick" else None
             return ProbeAnswer(verdict=verdict(cause, at=clock.now()), facts=None)
@@ -500,10 +501,33 @@ def test_a_key_is_validated_operation_by_operation_for_the_api(use: Use) -> None
     assert from_plain(json.loads(json.dumps(answer)), ValidationAnswer) == prober.validation
 
 
+@pytest.mark.parametrize("found", [None, verdict(), verdict(Cause.KEY_DISABLED)])
+def test_a_restore_check_asks_the_prober_about_the_stored_key_and_stores_nothing(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str], found: Verdict | None
+) -> None:
+    prober = ScriptedProber()
+    prober.restore = RestoreAnswer(verdict=found)
+    use(store=store, prober=prober)
+    event = {"action": "check_restore", "project_id": "acme-prod", "key_id": KEY_ID, "region": "us-west-2"}
+
+    answer = load("check_keys").handler(event, Context())
+
+    assert from_plain(json.loads(json.dumps(answer)), RestoreAnswer) == prober.restore
+    assert store.commits == []
+    assert metrics_in(capsys.readouterr().out) == {"RestoreChecks": 1}
+
+
+def test_a_restore_check_with_a_key_that_is_gone_says_so(use: Use, store: MemoryStore) -> None:
+    use(store=store, prober=ScriptedProber())
+    event = {"action": "check_restore", "project_id": "acme-prod", "key_id": "gone", "region": "us-west-2"}
+
+    assert load("check_keys").handler(event, Context())["error"] == "not_found"
+
+
 @nothing_to_count
 @pytest.mark.parametrize("request_", [{"action": "destroy"}, {}], ids=["another action", "no action"])
 def test_an_unknown_action_is_an_error(request_: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="it is `check`, `probe_registration` or `validate_key`"):
+    with pytest.raises(ValueError, match="it is `check`, `probe_registration`, `validate_key` or `check_restore`"):
         load("check_keys").handler(request_, Context())
 
 
@@ -533,6 +557,7 @@ def plan_sweep_with(use: Use, store: MemoryStore, **wired: Any) -> None:
         "reconcile": ReconcileReport,
         "keep_topics": KeepTopics(store, FakeTopics()),
         "audit_roles": AuditRoles(store, FakeClock()),
+        "tell_stale": TellStale(store, FakeClock(), CountingIds()),
         "heartbeat": None,
     }
     use(**usual | wired)
@@ -549,6 +574,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         store,
         plan_sweep=PlanSweep(store, queue, FakeClock()),
         reconcile=reconcile,
+        tell_stale=Recorder(StaleReport(stale_keys=2, errors=[("acme-prod/k", "the table did not answer")])),
         keep_topics=KeepTopics(store, topics),
         audit_roles=AuditRoles(store, FakeClock()),
     )
@@ -688,6 +714,17 @@ def test_a_sweep_that_fails_tells_the_watcher_outside_nothing(use: Use, store: M
         load("plan_sweep").handler({}, Context())
 
     assert heartbeat.beats == 0
+
+
+def test_a_sweep_says_how_many_keys_are_stale_even_if_none_is(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = FakeClock()
+    plan_sweep_with(use, store, tell_stale=TellStale(store, clock, CountingIds()))
+
+    load("plan_sweep").handler({}, Context())
+
+    assert metrics_in(capsys.readouterr().out)["StaleKeys"] == 0
 
 
 def test_a_minute_that_another_sweep_has_is_left_to_it(use: Use, store: MemoryStore) -> None:

@@ -16,9 +16,9 @@ from keyvigil.adapters import idempotency
 from keyvigil.api import app as api_app
 from keyvigil.domain.keys import Key
 from keyvigil.domain.projects import Project
-from tests.examples import CUSTOMER, KEY_ID, key, project
+from tests.examples import CUSTOMER, KEY_ID, backup, cluster, key, project
 from tests.infra.source_template import SourceTemplate
-from tests.unit.test_api import NEW_CLUSTER, NEW_KEY, NEW_PROJECT, NEW_SUBSCRIPTION, Api, P, event
+from tests.unit.test_api import NEW_BACKUP, NEW_CLUSTER, NEW_KEY, NEW_PROJECT, NEW_SUBSCRIPTION, Api, P, event
 
 TABLE = "keyvigil-table"
 
@@ -68,12 +68,17 @@ def cluster_room(api: Api) -> None:
     api.store.put(key())
 
 
+def backup_room(api: Api) -> None:
+    api.store.put(key(), cluster())
+
+
 @pytest.mark.parametrize(
     ("path", "body", "prepare"),
     [
         ("/projects", NEW_PROJECT, None),
         (f"{P}/keys", NEW_KEY, None),
         (f"{P}/clusters", NEW_CLUSTER, cluster_room),
+        (f"{P}/backups", NEW_BACKUP, backup_room),
         (f"{P}/subscriptions", NEW_SUBSCRIPTION, None),
     ],
 )
@@ -159,10 +164,13 @@ def test_a_key_that_is_none_is_400_and_creates_nothing(api: Api, key: str) -> No
 
 
 def test_a_route_that_creates_nothing_does_not_look_at_the_key(api: Api) -> None:
-    api.store.put(key())
+    api.store.put(key(), backup())
 
     assert [post(api, f"{P}/keys/{KEY_ID}/check", {})[0] for _ in range(2)] == [200, 200]
     assert len(api.checker.checked) == 2
+    restore = [post(api, f"{P}/backups/old/restore-check", {"region": "us-west-2"})[0] for _ in range(2)]
+    assert restore == [200, 200]
+    assert len(api.checker.restores) == 2
 
 
 class Broken(BasePersistenceLayer):

@@ -16,12 +16,23 @@ from keyvigil.adapters import aws, kms_prober
 from keyvigil.adapters.kms_prober import (
     BUDGET_SECONDS,
     CACHED_ROLES,
+    CLOSER_LOOK_SECONDS,
     PLAINTEXT,
     REUSE_SECONDS,
     KmsProber,
     RoleCredentials,
 )
-from keyvigil.domain.keys import Baseline, Key, KeyUse, Registration, probe_context
+from keyvigil.domain.keys import (
+    AliasTarget,
+    Baseline,
+    CloserLook,
+    Key,
+    KeyFacts,
+    KeyUse,
+    Registration,
+    Rotation,
+    probe_context,
+)
 from keyvigil.domain.verdicts import Cause, Outcome
 from keyvigil.ports import RegistrationAnswer, ValidationAnswer
 from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, NOW, ROLE_ARN, SECRET_ARN, key
@@ -138,6 +149,11 @@ class Aws:
 
     def refuses_the_secret(self, code: str) -> None:
         self.secrets.add_client_error("get_secret_value", code, http_status_code=400)
+
+    def rotates(self, *, enabled: bool, **more: Any) -> None:
+        self.kms.add_response(
+            "get_key_rotation_status", {"KeyRotationEnabled": enabled, "KeyId": KEY_ARN, **more}, {"KeyId": KEY_ARN}
+        )
 
     def refuses(self, operation: str, code: str, status: int = 400) -> None:
         self.kms.add_client_error(operation, code, http_status_code=status)
@@ -445,6 +461,9 @@ def test_what_describe_key_tells_is_kept(prober: KmsProber, cloud: Aws) -> None:
     assert facts.replica_regions == ("eu-west-1", "us-east-1")
     assert facts.material_expires_at == expires
     assert facts.deletion_date is None
+    assert (facts.key_state, facts.primary_region) == ("Enabled", "us-west-2")
+    assert facts.regions == {"us-west-2", "eu-west-1", "us-east-1"}
+    assert facts.closer is None, "nobody asked for a closer look"
 
 
 def test_an_external_key_store_out_of_reach_is_unknown_because_the_key_is_enabled(
@@ -505,6 +524,306 @@ def test_the_latency_of_a_verdict_is_the_whole_probes(prober: KmsProber, cloud: 
     cloud.everything_works()
 
     assert prober.probe(registered()).verdict.latency_ms == 1000
+
+
+# --- closer looks -----------------------------------------------------------------------------------------------
+
+LOOKED = CloserLook(
+    looked_at=NOW, rotation=Rotation(enabled=True, period_days=90), alias=AliasTarget(key_arn="arn:earlier")
+)
+
+
+def look(prober: KmsProber, **fields: Any) -> tuple[Outcome, CloserLook]:
+    answer = prober.probe(registered(**fields), closely=True)
+    assert answer.facts is not None
+    assert answer.facts.closer is not None
+    return answer.verdict.outcome, answer.facts.closer
+
+
+def test_a_closer_look_shows_rotation_with_its_next_date_as_the_customers_role(prober: KmsProber, cloud: Aws) -> None:
+    access_key = cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.rotates(enabled=True, NextRotationDate=NOW, RotationPeriodInDays=180)
+
+    _, found = look(prober)
+
+    assert cloud.calls[-1] == Call("GetKeyRotationStatus", access_key)
+    assert found == CloserLook(looked_at=NOW, rotation=Rotation(enabled=True, next_at=NOW, period_days=180), alias=None)
+
+
+def test_a_key_registered_by_its_alias_is_asked_what_the_alias_stands_for(prober: KmsProber, cloud: Aws) -> None:
+    other = KEY_ARN.replace("1234abcd", "5678abcd")
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.rotates(enabled=False)
+    cloud.describes(asked_for=ALIAS_ARN, Arn=other)
+
+    outcome, found = look(prober, alias_arn=ALIAS_ARN)
+
+    assert outcome is Outcome.HEALTHY, "an alias that moved is no outage"
+    assert found.alias == AliasTarget(key_arn=other)
+
+
+def test_an_alias_that_kms_does_not_find_is_gone(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.rotates(enabled=False)
+    cloud.refuses("describe_key", "NotFoundException")
+
+    _, found = look(prober, alias_arn=ALIAS_ARN)
+
+    assert found.alias == AliasTarget(key_arn=None)
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "UnsupportedOperationException"])
+def test_what_the_role_may_not_see_is_not_known_and_no_verdict(prober: KmsProber, cloud: Aws, code: str) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.refuses("get_key_rotation_status", code)
+    cloud.refuses("describe_key", code)
+
+    outcome, found = look(prober, alias_arn=ALIAS_ARN, facts=KeyFacts(closer=LOOKED))
+
+    assert outcome is Outcome.HEALTHY
+    assert (found.rotation, found.alias) == (None, None)
+
+
+@pytest.mark.parametrize("code", ["ThrottlingException", "KMSInternalException", "KMSInvalidStateException"])
+def test_what_could_not_be_found_out_this_time_stays_as_it_was(prober: KmsProber, cloud: Aws, code: str) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.refuses("get_key_rotation_status", code)
+    cloud.refuses("describe_key", code)
+
+    outcome, found = look(prober, alias_arn=ALIAS_ARN, facts=KeyFacts(closer=LOOKED))
+
+    assert outcome is Outcome.HEALTHY
+    assert (found.rotation, found.alias) == (LOOKED.rotation, LOOKED.alias)
+
+
+@pytest.mark.parametrize("origin", ["EXTERNAL", "AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"])
+def test_rotation_is_not_asked_of_key_material_that_kms_does_not_rotate(
+    prober: KmsProber, cloud: Aws, origin: str
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes(Origin=origin)
+    cloud.encrypts()
+    cloud.decrypts()
+
+    _, found = look(prober, facts=KeyFacts(closer=LOOKED))
+
+    assert found.rotation is None
+    assert "GetKeyRotationStatus" not in cloud.asked
+
+
+def test_a_key_that_does_not_work_is_not_looked_at_closely(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes(KeyState="Disabled")
+    cloud.refuses("encrypt", "DisabledException")
+
+    answer = prober.probe(registered(alias_arn=ALIAS_ARN), closely=True)
+
+    assert cloud.asked == ["AssumeRole", "DescribeKey", "Encrypt"]
+    assert answer.facts is not None
+    assert answer.facts.closer is None
+
+
+def test_a_key_that_may_not_be_described_is_not_looked_at_closely(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.refuses("describe_key", "AccessDeniedException")
+    cloud.encrypts()
+    cloud.decrypts()
+
+    assert prober.probe(registered(), closely=True).facts is None
+
+
+def test_a_closer_look_counts_for_no_latency_and_is_not_begun_after_a_slow_probe(prober: KmsProber, cloud: Aws) -> None:
+    cloud.seconds_a_call = CLOSER_LOOK_SECONDS / 4
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    cloud.rotates(enabled=False)
+    quick = prober.probe(registered(alias_arn=ALIAS_ARN, facts=KeyFacts(closer=LOOKED)), closely=True)
+    assert quick.verdict.latency_ms == CLOSER_LOOK_SECONDS * 1000
+    assert quick.facts is not None
+    assert quick.facts.closer is not None
+    assert quick.facts.closer.rotation == Rotation(enabled=False)
+    assert quick.facts.closer.alias == LOOKED.alias, "there was no time left for it"
+
+    cloud.calls.clear()
+    cloud.seconds_a_call = CLOSER_LOOK_SECONDS / 2
+    cloud.everything_works()
+    slow = prober.probe(registered(alias_arn=ALIAS_ARN), closely=True)
+    assert cloud.asked == ["DescribeKey", "Encrypt", "Decrypt"]
+    assert slow.facts is not None
+    assert slow.facts.closer is None
+
+
+# --- restoring --------------------------------------------------------------------------------------------------
+
+RELATED = f"mrk-{'1234abcd' * 4}"
+HOME_ARN = KEY_ARN.replace(KMS_KEY, RELATED)
+REPLICA_ARN = HOME_ARN.replace("us-west-2", "eu-west-1")
+REPLICATED = KeyFacts(multi_region=True, primary_region="us-west-2", replica_regions=("eu-west-1",))
+
+
+def multi_region(facts: KeyFacts = REPLICATED) -> Key:
+    return registered(key_arn=HOME_ARN, facts=facts)
+
+
+def opens(cloud: Aws, arn: str) -> None:
+    cloud.describes(asked_for=arn, Arn=arn)
+    expected = {"KeyId": arn, "CiphertextBlob": OLD_CIPHERTEXT, "EncryptionContext": CONTEXT}
+    cloud.kms.add_response("decrypt", {"Plaintext": PLAINTEXT, "KeyId": arn}, expected)
+
+
+def topology(cloud: Aws, *regions: str) -> None:
+    cloud.describes(
+        asked_for=HOME_ARN,
+        Arn=HOME_ARN,
+        MultiRegion=True,
+        MultiRegionConfiguration={
+            "MultiRegionKeyType": "PRIMARY",
+            "PrimaryKey": {"Arn": HOME_ARN, "Region": "us-west-2"},
+            "ReplicaKeys": [{"Arn": HOME_ARN.replace("us-west-2", each), "Region": each} for each in regions],
+        },
+    )
+
+
+def test_a_restore_in_the_key_s_own_region_decrypts_the_registration_ciphertext_with_the_key(
+    prober: KmsProber, cloud: Aws, regions: list[str]
+) -> None:
+    access_key = cloud.role_gives_a_session()
+    opens(cloud, KEY_ARN)
+
+    verdict = prober.check_restore(registered(), "us-west-2").verdict
+
+    assert verdict is not None
+    assert verdict.outcome is Outcome.HEALTHY
+    assert regions == ["us-west-2"]
+    assert cloud.calls == [Call("AssumeRole", None), Call("DescribeKey", access_key), Call("Decrypt", access_key)]
+
+
+def test_a_restore_elsewhere_decrypts_it_with_the_replica_there_and_needs_nothing_of_the_key_s_region(
+    prober: KmsProber, cloud: Aws, regions: list[str]
+) -> None:
+    cloud.role_gives_a_session()
+    opens(cloud, REPLICA_ARN)
+
+    verdict = prober.check_restore(multi_region(), "eu-west-1").verdict
+
+    assert verdict is not None
+    assert verdict.outcome is Outcome.HEALTHY
+    assert regions == ["eu-west-1"], "its own Region may be what is down"
+
+
+def test_a_replica_that_was_made_since_the_last_probe_is_found(
+    prober: KmsProber, cloud: Aws, regions: list[str]
+) -> None:
+    cloud.role_gives_a_session()
+    topology(cloud, "eu-west-1")
+    opens(cloud, REPLICA_ARN)
+
+    verdict = prober.check_restore(multi_region(KeyFacts(multi_region=True)), "eu-west-1").verdict
+
+    assert verdict is not None
+    assert verdict.outcome is Outcome.HEALTHY
+    assert regions == ["us-west-2", "eu-west-1"]
+
+
+def test_a_region_without_the_key_is_never_called(prober: KmsProber, cloud: Aws, regions: list[str]) -> None:
+    cloud.role_gives_a_session()
+    topology(cloud, "eu-west-1")
+
+    assert prober.check_restore(multi_region(), "xx-nowhere-7").verdict is None
+    assert regions == ["us-west-2"]
+
+
+def test_a_replica_that_has_gone_since_the_last_probe_is_missing(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.refuses("describe_key", "NotFoundException")
+
+    assert prober.check_restore(multi_region(), "eu-west-1").verdict is None
+
+
+def test_a_key_that_is_gone_at_home_is_not_found_and_not_merely_without_a_replica(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.refuses("describe_key", "NotFoundException")
+    verdict = prober.check_restore(registered(), "us-west-2").verdict
+    assert verdict is not None
+    assert verdict.cause is Cause.KEY_NOT_FOUND
+
+    cloud.refuses("describe_key", "NotFoundException")
+    verdict = prober.check_restore(multi_region(KeyFacts(multi_region=True)), "eu-west-1").verdict
+    assert verdict is not None
+    assert (verdict.cause, HOME_ARN in verdict.message) == (Cause.KEY_NOT_FOUND, True)
+
+
+def test_a_replica_that_is_disabled_says_so_with_the_command_for_its_region(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes(asked_for=REPLICA_ARN, Arn=REPLICA_ARN, KeyState="Disabled")
+    cloud.refuses("decrypt", "DisabledException")
+
+    verdict = prober.check_restore(multi_region(), "eu-west-1").verdict
+
+    assert verdict is not None
+    assert verdict.cause is Cause.KEY_DISABLED
+    assert verdict.remediation is not None
+    assert verdict.remediation.commands == (f"aws kms enable-key --region eu-west-1 --key-id {REPLICA_ARN}",)
+
+
+def test_a_replica_whose_policy_does_not_know_the_role_names_the_statement_for_the_replica(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.refuses("describe_key", "AccessDeniedException")
+    cloud.refuses("decrypt", "AccessDeniedException")
+
+    verdict = prober.check_restore(multi_region(), "eu-west-1").verdict
+
+    assert verdict is not None
+    assert (verdict.cause, verdict.operation) == (Cause.ACCESS_DENIED, "Decrypt")
+    assert verdict.remediation is not None
+    assert REPLICA_ARN in verdict.remediation.commands[0]
+    assert '"kms:Decrypt"' in verdict.remediation.commands[0]
+    assert "kms:Encrypt" not in verdict.remediation.commands[0]
+
+
+def test_a_denied_restore_with_a_session_used_before_is_tried_again_with_a_fresh_one(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    cloud.role_gives_a_session()
+    opens(cloud, KEY_ARN)
+    cloud.describes()
+    cloud.refuses("decrypt", "AccessDeniedException")
+    cloud.role_gives_a_session()
+    opens(cloud, KEY_ARN)
+
+    answers = [prober.check_restore(registered(), "us-west-2").verdict for _ in range(2)]
+
+    assert [answer.outcome for answer in answers if answer] == [Outcome.HEALTHY] * 2
+
+
+def test_a_restore_that_aws_throttles_is_unknown(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes()
+    cloud.refuses("decrypt", "ThrottlingException")
+
+    verdict = prober.check_restore(registered(), "us-west-2").verdict
+
+    assert verdict is not None
+    assert (verdict.outcome, verdict.cause) == (Outcome.UNKNOWN, Cause.THROTTLED)
+
+
+def test_a_damaged_ciphertext_says_nothing_about_a_restore(prober: KmsProber, cloud: Aws) -> None:
+    damaged = changed(Baseline.of(OLD_CIPHERTEXT, CONTEXT, NOW), ciphertext=b"changed")
+
+    verdict = prober.check_restore(key(baseline=damaged), "us-west-2").verdict
+
+    assert verdict is not None
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert cloud.calls == []
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------
@@ -744,11 +1063,13 @@ def test_registering_tries_the_role_three_times_and_then_the_key(prober: KmsProb
     cloud.describes()
     cloud.encrypts(context=context)
     cloud.decrypts(ciphertext=NEW_CIPHERTEXT, context=context)
+    cloud.rotates(enabled=True)
 
     answer = register(prober)
 
-    assert [call.operation for call in cloud.calls] == [*["AssumeRole"] * 3, "DescribeKey", "Encrypt", "Decrypt"]
-    assert [call.signed_by for call in cloud.calls] == [*[None] * 3, *[access_key] * 3]
+    operations = ["DescribeKey", "Encrypt", "Decrypt", "GetKeyRotationStatus"]
+    assert [call.operation for call in cloud.calls] == [*["AssumeRole"] * 3, *operations]
+    assert [call.signed_by for call in cloud.calls] == [*[None] * 3, *[access_key] * 4]
     assert answer.verdict.outcome is Outcome.HEALTHY
     assert answer.role_checks_external_id is True
     assert answer.key_arn == KEY_ARN

@@ -24,9 +24,16 @@ from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster, WorkflowKind
 from keyvigil.domain.keys import Baseline, KeyFacts, KeyUse, Registration, Trigger
 from keyvigil.domain.projects import Protocol, Subscription
-from keyvigil.domain.verdicts import Cause
+from keyvigil.domain.verdicts import Cause, Verdict
 from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundError, RefusedError
-from keyvigil.ports import CheckMessage, ExecutionState, OperationAnswer, RegistrationAnswer, ValidationAnswer
+from keyvigil.ports import (
+    CheckMessage,
+    ExecutionState,
+    OperationAnswer,
+    RegistrationAnswer,
+    RestoreAnswer,
+    ValidationAnswer,
+)
 from tests.examples import CUSTOMER, EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, incident, key, verdict
 from tests.fakes import changed
 
@@ -209,7 +216,7 @@ def test_an_email_subscriber_gets_plain_words_and_no_json(aws: Stubs, notifier: 
 
 @pytest.mark.parametrize("kind", AlertType)
 def test_a_subject_is_one_line_that_sns_takes(aws: Stubs, notifier: AwsNotifier, kind: AlertType) -> None:
-    subject = published(aws, notifier, alert(kind, project_id="p" * 200))["Subject"]
+    subject = published(aws, notifier, changed(alert(), type=kind, project_id="p" * 200))["Subject"]
 
     assert len(subject) <= 100
     assert subject.isascii()
@@ -942,6 +949,28 @@ def test_a_registration_is_probed_by_check_keys_and_its_answer_read(aws: Stubs, 
     check_keys_answers(aws, payload, to_plain(expected))
 
     assert checker.probe_registration(registration) == expected
+
+
+RESTORE = {"action": "check_restore", "project_id": "acme-prod", "key_id": KEY_ID, "region": "eu-west-1"}
+
+
+@pytest.mark.parametrize("found", [None, verdict(), verdict(Cause.ACCESS_DENIED)])
+def test_a_restore_is_asked_of_check_keys_and_its_answer_read(
+    aws: Stubs, checker: InvokedKeyChecker, found: Verdict | None
+) -> None:
+    expected = RestoreAnswer(verdict=found)
+    check_keys_answers(aws, RESTORE, to_plain(expected))
+
+    assert checker.check_restore("acme-prod", KEY_ID, "eu-west-1") == expected
+
+
+def test_a_restore_with_a_key_that_check_keys_does_not_find_is_not_found(
+    aws: Stubs, checker: InvokedKeyChecker
+) -> None:
+    check_keys_answers(aws, RESTORE, {"error": "not_found", "message": "key x is not registered"})
+
+    with pytest.raises(NotFoundError, match="key x is not registered"):
+        checker.check_restore("acme-prod", KEY_ID, "eu-west-1")
 
 
 def test_a_validation_is_asked_of_check_keys_and_its_answer_read(aws: Stubs, checker: InvokedKeyChecker) -> None:

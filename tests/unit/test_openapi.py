@@ -19,6 +19,7 @@ EXISTING = {
     "project_id": "acme-prod",
     "key_id": KEY_ID,
     "cluster_id": "vectors-prod",
+    "backup_id": "old",
     "incident_id": "01JINCIDENT",
     "subscription_id": "01JSUBSCRIPTION",
 }

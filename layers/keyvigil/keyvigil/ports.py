@@ -7,13 +7,17 @@ from enum import StrEnum
 from typing import Protocol
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
+from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
 
-type Entity = Project | Key | RoleClaim | Cluster | Incident | TimelineEntry | Subscription | OutboxRow
+type Entity = (
+    Project | Key | RoleClaim | Cluster | Backup | Incident | TimelineEntry | Subscription | OutboxRow | FleetTold
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,15 @@ class Store(Protocol):
     def clusters_of_key(self, project_id: str, key_id: str) -> list[Cluster]:
         """Read all clusters under a key, without tombstones; at most 200 by contract."""
 
+    def backup(self, project_id: str, backup_id: str) -> Backup | None:
+        """Read a backup."""
+
+    def backups(self, project_id: str, limit: int, token: str | None) -> Page[Backup]:
+        """List a project's backups by id."""
+
+    def backups_of_key(self, project_id: str, key_id: str, limit: int) -> list[Backup]:
+        """Read some of the backups that need a key, at most `limit`."""
+
     def incident(self, project_id: str, incident_id: str) -> Incident | None:
         """Read an incident."""
 
@@ -179,6 +192,9 @@ class Store(Protocol):
     def role_audit(self) -> RoleAudit | None:
         """Read what the last one found; None if none was ever finished."""
 
+    def fleet_told(self) -> FleetTold:
+        """Read what the operator was told about the fleet; nothing if nothing was written yet."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeAnswer:
@@ -186,6 +202,13 @@ class ProbeAnswer:
 
     verdict: Verdict
     facts: KeyFacts | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreAnswer:
+    """Whether what was encrypted at registration opens in a Region. `verdict` is None if the key is not there."""
+
+    verdict: Verdict | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,8 +251,15 @@ class ValidationAnswer:
 class Prober(Protocol):
     """The only thing that touches a customer's account. Never raises for what AWS answers."""
 
-    def probe(self, key: Key) -> ProbeAnswer:
-        """Try the operations of a registered key, Decrypt on its registration ciphertext."""
+    def probe(self, key: Key, *, closely: bool = False) -> ProbeAnswer:
+        """Try the operations of a registered key, Decrypt on its registration ciphertext.
+
+        A key that works is looked at more closely if wanted: rotation and alias. That changes no verdict. `facts`
+        have `closer` None if there was no closer look.
+        """
+
+    def check_restore(self, key: Key, region: str) -> RestoreAnswer:
+        """Try to decrypt the registration ciphertext in a Region, with the key or its related key there."""
 
     def probe_registration(self, registration: Registration) -> RegistrationAnswer:
         """Try a key before it is registered, and make its registration ciphertext."""
@@ -252,6 +282,13 @@ class KeyChecker(Protocol):
 
     def validate_key(self, registration: Registration) -> ValidationAnswer:
         """Try each operation of a key by itself; nothing is stored."""
+
+    def check_restore(self, project_id: str, key_id: str, region: str) -> RestoreAnswer:
+        """Try whether a registered key opens in a Region what was encrypted at registration; nothing is stored.
+
+        Raises:
+            NotFoundError: the key is not registered.
+        """
 
 
 @dataclass(frozen=True, slots=True)

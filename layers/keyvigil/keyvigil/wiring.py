@@ -11,8 +11,9 @@ from keyvigil.settings import Settings
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 
-    from keyvigil.ports import Clock, Heartbeat, Ids, Prober, Store, Topics, Workflow
+    from keyvigil.ports import Clock, Heartbeat, Ids, KeyChecker, Prober, Store, Topics, Workflow
     from keyvigil.use_cases.audit_roles import AuditRoles
+    from keyvigil.use_cases.backups import Backups
     from keyvigil.use_cases.check_key import CheckKey
     from keyvigil.use_cases.decide_incident import DecideIncident
     from keyvigil.use_cases.keep_topics import KeepTopics
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
     from keyvigil.use_cases.relay_outbox import RelayOutbox
     from keyvigil.use_cases.settle_lockout import SettleLockout
+    from keyvigil.use_cases.tell_stale import TellStale
     from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 
 
@@ -114,6 +116,14 @@ def reconcile() -> "Reconcile":
         ids(),
         confirmation_probes=_probes(),
     )
+
+
+@cache
+def tell_stale() -> "TellStale":
+    """Tell the operator of keys that were not probed for too long."""
+    from keyvigil.use_cases.tell_stale import TellStale
+
+    return TellStale(store(), clock(), ids())
 
 
 @cache
@@ -225,13 +235,18 @@ def projects() -> "Projects":
 
 
 @cache
+def _checker() -> "KeyChecker":
+    from keyvigil.adapters.functions import InvokedKeyChecker
+
+    return InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME"))
+
+
+@cache
 def keys() -> "Keys":
     """The registry's keys."""
-    from keyvigil.adapters.functions import InvokedKeyChecker
     from keyvigil.use_cases.registry import Keys
 
-    checker = InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME"))
-    return Keys(store(), checker, clock(), own_account=settings().text("ACCOUNT_ID"))
+    return Keys(store(), _checker(), clock(), own_account=settings().text("ACCOUNT_ID"))
 
 
 @cache
@@ -256,6 +271,14 @@ def clusters() -> "Clusters":
     from keyvigil.use_cases.registry import Clusters
 
     return Clusters(store(), clock())
+
+
+@cache
+def backups() -> "Backups":
+    """The registry's backups."""
+    from keyvigil.use_cases.backups import Backups
+
+    return Backups(store(), _checker(), clock())
 
 
 @cache

@@ -24,27 +24,37 @@ from keyvigil_cli.waiting import DeadlineExceededError
 ROOT = Path(__file__).parents[3]
 
 
+IDENTIFIERS = {
+    "clusters": "cluster_id",
+    "keys": "key_id",
+    "backups": "backup_id",
+    "subscriptions": "subscription_id",
+}
+
+
 class FakeRegistry(Registry):
     """Projects with their collections, and everything that was asked of them in order."""
 
     def __init__(self, *projects: str) -> None:
         self.projects: dict[str, JsonObject] = {
-            name: {"project_id": name, "enforcement": "enforce", "clusters": {}, "keys": {}, "subscriptions": {}}
+            name: {"project_id": name, "enforcement": "enforce", **{each: {} for each in IDENTIFIERS}}
             for name in projects
         }
         self.asked: list[str] = []
         self.broken_keys: set[str] = set()
+        self.unknown_list: str | None = None
         self.on_observe: Callable[[], None] = lambda: None
 
     def put(self, project: str, collection: str, identifier: str, **fields: str) -> None:
-        name = {"clusters": "cluster_id", "keys": "key_id", "subscriptions": "subscription_id"}[collection]
-        self.projects[project][collection][identifier] = {name: identifier, **fields}
+        self.projects[project][collection][identifier] = {IDENTIFIERS[collection]: identifier, **fields}
 
     @override
     def items(self, *segments: str, **query: str) -> Iterator[JsonObject]:
         if segments == ("projects",):
             return iter(list(self.projects.values()))
         _, project, collection = segments
+        if collection == self.unknown_list:
+            raise ApiProblemError(404, {"title": "Not found"})
         return iter(list(self.projects[project][collection].values()))
 
     @override
@@ -102,6 +112,7 @@ def registry() -> FakeRegistry:
     registry = FakeRegistry("acme", "other")
     registry.put("acme", "keys", "key-1")
     registry.put("acme", "clusters", "vectors", status="ACTIVE")
+    registry.put("acme", "backups", "nightly")
     registry.put("acme", "subscriptions", "sub-1")
     return registry
 
@@ -147,7 +158,7 @@ def test_a_release_that_does_not_happen_deletes_nothing(account: FakeAccount, re
     assert account.deleted == []
 
 
-def test_clusters_go_before_keys_and_projects_last_so_that_their_topics_go_with_them(
+def test_clusters_and_backups_go_before_keys_and_projects_last_so_that_their_topics_go_with_them(
     account: FakeAccount, registry: FakeRegistry
 ) -> None:
     uninstall(account)
@@ -155,11 +166,21 @@ def test_clusters_go_before_keys_and_projects_last_so_that_their_topics_go_with_
         "observe acme",
         "observe other",
         "delete acme/clusters/vectors",
+        "delete acme/backups/nightly",
         "delete acme/subscriptions/sub-1",
         "delete acme/keys/key-1",
         "delete acme",
         "delete other",
     ]
+
+
+def test_a_stack_that_is_too_old_to_know_of_backups_goes_all_the_same(
+    account: FakeAccount, registry: FakeRegistry
+) -> None:
+    registry.unknown_list = "backups"
+    uninstall(account)
+    assert "delete acme/keys/key-1" in registry.asked
+    assert account.deleted == ["stack-id"]
 
 
 def test_a_key_that_is_still_broken_does_not_stop_it(account: FakeAccount, registry: FakeRegistry) -> None:

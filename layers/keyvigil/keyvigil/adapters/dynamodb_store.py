@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, cast, override
 
 from pynamodb.attributes import BooleanAttribute, NumberAttribute, UnicodeAttribute
@@ -26,10 +27,12 @@ from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from keyvigil.adapters.item_schemas import FIRST, newest, upgraded
 from keyvigil.adapters.plain_data import from_stored, to_plain
 from keyvigil.domain.alerts import OutboxRow
+from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.keys import Key, KeyStatus, RoleClaim
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.staleness import FleetTold
 from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
 from keyvigil.ports import DueKey, Entity, FleetCounts, Page, Put, Remove, RoleAudit, Store, SweepRecord, Write
 
@@ -122,7 +125,10 @@ def _role_place(account_id: str, role_name: str) -> _Place:
     return _Place(f"ROLE#{account_id}", f"NAME#{role_name.lower()}")
 
 
-def _place(entity: Entity) -> _Place:
+_FLEET_TOLD = _Place("FLEET", "TOLD")
+
+
+def _place(entity: Entity) -> _Place:  # noqa: C901  one line a kind
     match entity:
         case Project():
             return _project_place(entity.project_id)
@@ -132,6 +138,8 @@ def _place(entity: Entity) -> _Place:
             return _role_place(entity.account_id, entity.role_name)
         case Cluster():
             return _Place(f"PROJECT#{entity.project_id}", f"CLUSTER#{entity.cluster_id}")
+        case Backup():
+            return _Place(f"PROJECT#{entity.project_id}", f"BACKUP#{entity.backup_id}")
         case Incident():
             return _Place(f"PROJECT#{entity.project_id}", f"INCIDENT#{entity.incident_id}")
         case Subscription():
@@ -140,6 +148,8 @@ def _place(entity: Entity) -> _Place:
             return _Place(f"INCIDENT#{entity.incident_id}", f"AT#{entity.entry_id}")
         case OutboxRow():
             return _Place(f"OUTBOX#{entity.row_id}", "OUTBOX")
+        case FleetTold():
+            return _FLEET_TOLD
 
 
 _KINDS: dict[type[Any], str] = {
@@ -147,10 +157,12 @@ _KINDS: dict[type[Any], str] = {
     Key: "KEY",
     RoleClaim: "ROLE",
     Cluster: "CLUSTER",
+    Backup: "BACKUP",
     Incident: "INCIDENT",
     Subscription: "SUBSCRIPTION",
     TimelineEntry: "TIMELINE",
     OutboxRow: "OUTBOX",
+    FleetTold: "FLEET_TOLD",
 }
 
 
@@ -267,7 +279,7 @@ class DynamoDbStore(Store):
             schema=newest(_KINDS[type(entity)]),
             version=entity.version + 1,
             body=json.dumps(to_plain(replace(entity, version=0)), separators=(",", ":")),
-            key_id=entity.key_id if isinstance(entity, Cluster | Incident) else None,
+            key_id=entity.key_id if isinstance(entity, Cluster | Incident | Backup) else None,
             fence=entity.fence if isinstance(entity, Cluster) else None,
             deleted=True if isinstance(entity, Cluster) and entity.deleted_at else None,
             agenda_pk=f"{agenda[0]}#{_shard(place)}" if agenda else None,
@@ -383,6 +395,24 @@ class DynamoDbStore(Store):
             consistent_read=True,
         )
         return [_entity(item, Cluster) for item in results]
+
+    @override
+    def backup(self, project_id: str, backup_id: str) -> Backup | None:
+        return self._get(_Place(f"PROJECT#{project_id}", f"BACKUP#{backup_id}"), Backup)
+
+    @override
+    def backups(self, project_id: str, limit: int, token: str | None) -> Page[Backup]:
+        return self._page(Backup, f"PROJECT#{project_id}", "BACKUP#", limit, token)
+
+    @override
+    def backups_of_key(self, project_id: str, key_id: str, limit: int) -> list[Backup]:
+        results = self._item.query(
+            f"PROJECT#{project_id}",
+            self._item.sk.startswith("BACKUP#"),
+            filter_condition=self._item.key_id == key_id,
+            consistent_read=True,
+        )
+        return [_entity(item, Backup) for item in islice(results, limit)]
 
     @override
     def incident(self, project_id: str, incident_id: str) -> Incident | None:
@@ -510,6 +540,10 @@ class DynamoDbStore(Store):
         except DoesNotExist:
             return None
         return _read(item, kind, note)
+
+    @override
+    def fleet_told(self) -> FleetTold:
+        return self._get(_FLEET_TOLD, FleetTold) or FleetTold()
 
 
 def _entity[T: Entity](item: Item, kind: type[T]) -> T:

@@ -12,7 +12,7 @@ from keyvigil.adapters.aws import config, session
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.keys import Registration, Trigger
 from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundError
-from keyvigil.ports import KeyChecker, OutboxRelay, RegistrationAnswer, ValidationAnswer
+from keyvigil.ports import KeyChecker, OutboxRelay, RegistrationAnswer, RestoreAnswer, ValidationAnswer
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
@@ -56,6 +56,13 @@ class InvokedKeyChecker(KeyChecker):
     def validate_key(self, registration: Registration) -> ValidationAnswer:
         answer = self._invoke({"action": "validate_key", "registration": to_plain(registration)})
         return from_plain(answer, ValidationAnswer)
+
+    @override
+    def check_restore(self, project_id: str, key_id: str, region: str) -> RestoreAnswer:
+        answer = self._invoke({"action": "check_restore", "project_id": project_id, "key_id": key_id, "region": region})
+        if answer.get("error") == "not_found":
+            raise NotFoundError(str(answer.get("message")))
+        return from_plain(answer, RestoreAnswer)
 
     def _invoke(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         try:

@@ -53,6 +53,8 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "OUTBOX": (),
     "LAST_SWEEP": (),
     "ROLE_AUDIT": (),
+    "BACKUP": (),
+    "FLEET_TOLD": (),
 }
 """For each kind the steps from number 1 to 2, from 2 to 3, and so on."""
 

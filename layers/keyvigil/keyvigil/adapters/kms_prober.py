@@ -4,7 +4,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from threading import Lock
@@ -15,10 +15,28 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from keyvigil.adapters.aws import PROBE_READ_TIMEOUT_SECONDS, acting_as, config, session
 from keyvigil.adapters.kms_errors import classify
-from keyvigil.domain.keys import READ_SECRET, Baseline, Key, KeyFacts, KeyUse, Registration
+from keyvigil.domain.arns import related_key_arn
+from keyvigil.domain.keys import (
+    READ_SECRET,
+    AliasTarget,
+    Baseline,
+    CloserLook,
+    Key,
+    KeyFacts,
+    KeyUse,
+    Registration,
+    Rotation,
+)
 from keyvigil.domain.remediation import Subject, explain
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Finding, Outcome, Verdict
-from keyvigil.ports import Clock, OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
+from keyvigil.ports import (
+    Clock,
+    OperationAnswer,
+    ProbeAnswer,
+    RegistrationAnswer,
+    RestoreAnswer,
+    ValidationAnswer,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
@@ -38,9 +56,15 @@ default check interval, 5 minutes before the session expires; and any failure is
 
 CACHED_ROLES = 1000
 _MAY_BE_THE_SESSION = {Cause.ACCESS_DENIED, Cause.OWN_CREDENTIALS, Cause.SECRET_UNREADABLE}
+_NOT_TO_BE_SEEN = {Cause.ACCESS_DENIED, Cause.KEY_WRONG_USAGE}
 BUDGET_SECONDS = 12
 """How long one probe may take before no further operation is begun. With one call's time-outs and its retry on top
 it stays within the API's 25 seconds."""
+
+
+CLOSER_LOOK_SECONDS = 4
+"""How much of a probe may be over before none of its closer look is begun, so that one call's time-outs and its retry
+on top of it end before an operation that began in time would."""
 
 
 class _StoppedError(Exception):
@@ -116,7 +140,7 @@ class KmsProber:
         self._lock = Lock()
         self._roles: RoleCredentials | None = None
 
-    def probe(self, key: Key) -> ProbeAnswer:
+    def probe(self, key: Key, *, closely: bool = False) -> ProbeAnswer:
         """Try the operations of a registered key.
 
         A denial with a session that was used before is looked at again with a fresh one: the session of a
@@ -124,14 +148,14 @@ class KmsProber:
         budget of time.
         """
         began = time.monotonic()
-        answer, reused = self._probe_once(key, began)
+        answer, reused = self._probe_once(key, began, closely=closely)
         if reused and answer.verdict.cause in _MAY_BE_THE_SESSION:
             self._role_credentials().forget(key.role_arn, key.external_id)
             if time.monotonic() - began <= BUDGET_SECONDS:
-                answer, _ = self._probe_once(key, began)
+                answer, _ = self._probe_once(key, began, closely=closely)
         return answer
 
-    def _probe_once(self, key: Key, began: float) -> tuple[ProbeAnswer, bool]:
+    def _probe_once(self, key: Key, began: float, *, closely: bool) -> tuple[ProbeAnswer, bool]:
         run = _Run(self._clock, _subject(key), began)
         if not key.baseline.intact:
             return ProbeAnswer(verdict=run.damaged_baseline(), facts=None), False
@@ -148,15 +172,62 @@ class KmsProber:
                 run.decrypt(kms, key.key_arn, key.baseline.ciphertext, key.baseline.context)
                 run.generate_data_key(kms, key.key_arn, key.baseline.context)
                 self._read_secret(run, key.region, key.probe_secret_arn)
+                verdict = run.verdict(None)
+                if closely:
+                    run.look_closer(kms, key.key_arn, key.alias_arn, key.facts.closer)
         except _StoppedError as stopped:
             return ProbeAnswer(verdict=run.verdict(stopped), facts=run.facts), reused
-        return ProbeAnswer(verdict=run.verdict(None), facts=run.facts), reused
+        return ProbeAnswer(verdict=verdict, facts=run.facts), reused
+
+    def check_restore(self, key: Key, region: str) -> RestoreAnswer:
+        """Decrypt the registration ciphertext in a Region, with the key or the related key that is there.
+
+        A denial with a session that was used before is looked at again, as at every probe.
+        """
+        began = time.monotonic()
+        answer, reused = self._check_restore_once(key, region, began)
+        if reused and answer.verdict is not None and answer.verdict.cause in _MAY_BE_THE_SESSION:
+            self._role_credentials().forget(key.role_arn, key.external_id)
+            if time.monotonic() - began <= BUDGET_SECONDS:
+                answer, _ = self._check_restore_once(key, region, began)
+        return answer
+
+    def _check_restore_once(self, key: Key, region: str, began: float) -> tuple[RestoreAnswer, bool]:
+        subject = _subject(key)
+        arn = key.key_arn if region == key.region else related_key_arn(key.key_arn, region)
+        there = replace(subject, key_arn=arn, region=region, operations=("DescribeKey", "Decrypt"))
+        run, home = _Run(self._clock, there, began), _Run(self._clock, subject, began)
+        if not key.baseline.intact:
+            return RestoreAnswer(verdict=run.damaged_baseline()), False
+        reused, asked = False, home
+        try:
+            credentials, reused = home.attempt(
+                "AssumeRole",
+                lambda: self._role_credentials().get(key.role_arn, key.external_id, key.project_id),
+            )
+            with acting_as(credentials):
+                # Another Region is asked only if KMS says that the key is there: clients are kept, and a caller can
+                # name any Region.
+                if region != key.region and region not in key.facts.regions:
+                    home.describe(self._kms(key.region), key.key_arn, denial_is_final=True)
+                    if home.facts is None or region not in home.facts.regions:
+                        return RestoreAnswer(verdict=None), reused
+                asked = run
+                kms = self._kms(region)
+                run.describe(kms, arn, denial_is_final=False)
+                run.decrypt(kms, arn, key.baseline.ciphertext, key.baseline.context)
+        except _StoppedError as stopped:
+            if asked is run and region != key.region and stopped.cause is Cause.KEY_NOT_FOUND:
+                return RestoreAnswer(verdict=None), reused
+            return RestoreAnswer(verdict=asked.verdict(stopped)), reused
+        return RestoreAnswer(verdict=run.verdict(None)), reused
 
     def probe_registration(self, registration: Registration) -> RegistrationAnswer:
         """Try a key and its role before they are registered, and make the registration ciphertext."""
         run = _Run(self._clock, _registration_subject(registration), time.monotonic())
         checks: bool | None = None
         baseline: Baseline | None = None
+        healthy: Verdict | None = None
         stopped: _StoppedError | None = None
         try:
             roles = self._role_credentials()
@@ -178,10 +249,14 @@ class KmsProber:
                     run.generate_data_key(kms, arn, registration.context)
                     self._read_secret(run, registration.key_arn.split(":")[3], registration.probe_secret_arn)
                     baseline = Baseline.of(ciphertext, registration.context, self._clock.now())
+                    healthy = run.verdict(None)
+                    # An alias was resolved a moment ago, so it needs no look of its own.
+                    resolved = AliasTarget(key_arn=arn) if arn != registration.key_arn else None
+                    run.look_closer(kms, arn, None, CloserLook(looked_at=baseline.made_at, alias=resolved))
         except _StoppedError as error:
             stopped = error
         return RegistrationAnswer(
-            verdict=run.verdict(stopped),
+            verdict=healthy or run.verdict(stopped),
             role_checks_external_id=checks,
             key_arn=run.key_arn,
             baseline=baseline,
@@ -338,13 +413,14 @@ class _Run:
         self._probed_at: datetime = clock.now()
         self._began = began
         self._key_state: str | None = None
+        self._origin: str | None = None
         self._findings: list[Finding] = []
         self.facts: KeyFacts | None = None
         self.key_arn: str | None = None
 
-    def attempt[T](self, operation: str, call: Callable[[], T]) -> T:
+    def attempt[T](self, operation: str, call: Callable[[], T], *, within: float = BUDGET_SECONDS) -> T:
         """Make one call, unless the time for this probe is over."""
-        if time.monotonic() - self._began > BUDGET_SECONDS:
+        if time.monotonic() - self._began > within:
             raise _StoppedError(Cause.TIMEOUT, operation)
         try:
             return call()
@@ -366,6 +442,7 @@ class _Run:
         self._key_state = metadata.get("KeyState")
         self.key_arn = metadata.get("Arn")
         self.facts = _facts(metadata)
+        self._origin = metadata.get("Origin")
         symmetric = metadata.get("KeySpec", "SYMMETRIC_DEFAULT") == "SYMMETRIC_DEFAULT"
         if metadata.get("KeyUsage", "ENCRYPT_DECRYPT") != "ENCRYPT_DECRYPT" or not symmetric:
             raise _StoppedError(Cause.KEY_WRONG_USAGE, "Encrypt")
@@ -395,6 +472,54 @@ class _Run:
     def read_secret(self, secrets_manager: "SecretsManagerClient", arn: str) -> None:
         """Read a secret. What is in it is nobody's business: nothing of the answer is kept."""
         self.attempt(READ_SECRET, lambda: secrets_manager.get_secret_value(SecretId=arn))
+
+    def look_closer(self, kms: "KMSClient", arn: str, alias_arn: str | None, earlier: CloserLook | None) -> None:
+        """Learn what DescribeKey does not tell: rotation, and what an alias stands for.
+
+        Nothing here is a verdict. What the role may not see is not known; what could not be found out this time stays
+        as it was. Nothing is looked at where DescribeKey is denied, or if the probe took long.
+        """
+        if self.facts is None or time.monotonic() - self._began > CLOSER_LOOK_SECONDS:
+            return
+        known = earlier.alias if earlier else None
+        look = CloserLook(
+            looked_at=self._probed_at,
+            rotation=self._rotation(kms, arn, earlier.rotation if earlier else None),
+            alias=self._alias(kms, alias_arn, known) if alias_arn else known,
+        )
+        self.facts = replace(self.facts, closer=look)
+
+    def _rotation(self, kms: "KMSClient", arn: str, earlier: Rotation | None) -> Rotation | None:
+        """KMS rotates by itself only key material that it made itself, outside of custom key stores.
+
+        Source: https://docs.aws.amazon.com/kms/latest/APIReference/API_GetKeyRotationStatus.html
+        """
+        if self._origin not in {None, "AWS_KMS"}:
+            return None
+        try:
+            answer = self.attempt(
+                "GetKeyRotationStatus", lambda: kms.get_key_rotation_status(KeyId=arn), within=CLOSER_LOOK_SECONDS
+            )
+        except _StoppedError as stopped:
+            return None if stopped.cause in _NOT_TO_BE_SEEN else earlier
+        return Rotation(
+            enabled=bool(answer.get("KeyRotationEnabled")),
+            next_at=answer.get("NextRotationDate"),
+            period_days=answer.get("RotationPeriodInDays"),
+        )
+
+    def _alias(self, kms: "KMSClient", alias_arn: str, earlier: AliasTarget | None) -> AliasTarget | None:
+        """What an alias stands for. KMS authorizes this by the key, so a role may see only keys that it may describe.
+
+        Source: https://docs.aws.amazon.com/kms/latest/developerguide/alias-authorization.html
+        """
+        try:
+            answer = self.attempt("DescribeKey", lambda: kms.describe_key(KeyId=alias_arn), within=CLOSER_LOOK_SECONDS)
+        except _StoppedError as stopped:
+            if stopped.cause is Cause.KEY_NOT_FOUND:
+                return AliasTarget(key_arn=None)
+            return None if stopped.cause in _NOT_TO_BE_SEEN else earlier
+        return AliasTarget(key_arn=answer["KeyMetadata"].get("Arn"))
 
     def verdict(self, stopped: _StoppedError | None) -> Verdict:
         """The verdict of this probe."""
@@ -457,4 +582,6 @@ def _facts(metadata: "KeyMetadataTypeDef") -> KeyFacts:
         else (),
         deletion_date=metadata.get("DeletionDate"),
         material_expires_at=metadata.get("ValidTo"),
+        primary_region=multi.get("PrimaryKey", {}).get("Region") if multi else None,
+        key_state=metadata.get("KeyState"),
     )

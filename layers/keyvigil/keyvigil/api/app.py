@@ -24,9 +24,11 @@ from keyvigil.api.requests import (
     ChangeCluster,
     ChangeKey,
     ChangeProject,
+    CheckRestore,
     CreateProject,
     Decide,
     Rebaseline,
+    RegisterBackup,
     RegisterCluster,
     RegisterKey,
     Subscribe,
@@ -45,6 +47,7 @@ from keyvigil.errors import (
     RefusedError,
 )
 from keyvigil.ports import Page
+from keyvigil.use_cases.backups import NewBackup
 from keyvigil.use_cases.read_fleet import every
 from keyvigil.use_cases.record_lock_result import LockAnswer
 from keyvigil.use_cases.registry import KeyRequest, NewCluster, NewProject
@@ -414,6 +417,35 @@ def answer_lock(project_id: str, cluster_id: str, body: Annotated[AnswerLock, Bo
             raise RefusedError(409, "Answer does not fit the request", _sentence(decision.reason))
         case Answer.ACCEPTED | Answer.REPEATED:
             return views.cluster(decision.cluster)
+
+
+# --- backups ----------------------------------------------------------------------------------------------------
+
+
+@app.post("/projects/<project_id>/backups")
+def register_backup(project_id: str, body: Annotated[RegisterBackup, Body()]) -> tuple[dict[str, Any], int]:
+    """Register a backup, which keeps its key in the registry."""
+    return views.backup(wiring.backups().register(project_id, NewBackup(**body.model_dump()))), HTTPStatus.CREATED
+
+
+@app.get("/projects/<project_id>/backups")
+def list_backups(project_id: str, limit: Limit = 50, next_token: Token = None) -> dict[str, Any]:
+    """List a project's backups."""
+    wiring.projects().get(project_id)
+    return views.page(wiring.store().backups(project_id, limit, next_token), views.backup)
+
+
+@app.delete("/projects/<project_id>/backups/<backup_id>")
+def delete_backup(project_id: str, backup_id: str) -> Response[str]:
+    """Forget a backup."""
+    wiring.backups().delete(project_id, backup_id)
+    return _no_content()
+
+
+@app.post("/projects/<project_id>/backups/<backup_id>/restore-check")
+def check_restore(project_id: str, backup_id: str, body: Annotated[CheckRestore, Body()]) -> dict[str, Any]:
+    """Try whether a restore in a Region would work now."""
+    return views.restorability(wiring.backups().check_restore(project_id, backup_id, body.region))
 
 
 # --- incidents --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from keyvigil.domain.projects import Approval, Enforcement, Protocol
 Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]
 ProjectId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,39}$")]
 ClusterId = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,62}$")]
+BackupId = ClusterId
 KeyId = Annotated[str, Field(pattern=r"^[a-z0-9-]{9,25}\.[a-z0-9-]{36}$")]
 RegionName = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$", max_length=25)]
 # ARNs are taken apart by the domain, which answers in the contract's fixed words; here only their size is bounded.
@@ -117,6 +118,21 @@ class AnswerLock(Request):
     fence: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
     result: LockResult
     detail: Text | None = None
+
+
+class RegisterBackup(Request):
+    """`POST /projects/{p}/backups`."""
+
+    backup_id: BackupId
+    cluster_id: ClusterId
+    key_id: KeyId
+    region: RegionName
+
+
+class CheckRestore(Request):
+    """`POST /projects/{p}/backups/{backup_id}/restore-check`."""
+
+    region: RegionName
 
 
 class Subscribe(Request):

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from keyvigil.adapters.plain_data import to_plain
+from keyvigil.domain.backups import Backup, Restorability
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.keys import Key, is_stale
@@ -28,6 +29,8 @@ def project(shown: Project, *, clusters: int, open_incidents: int) -> dict[str, 
 
 def key(shown: Key, *, interval_minutes: int, now: datetime) -> dict[str, Any]:
     """A key. The registration ciphertext and the streaks are KeyVigil's own and are not shown."""
+    closer = shown.facts.closer
+    rotation, alias = (closer.rotation, closer.alias) if closer else (None, None)
     return to_plain_dict(
         {
             "key_id": shown.key_id,
@@ -49,9 +52,12 @@ def key(shown: Key, *, interval_minutes: int, now: datetime) -> dict[str, Any]:
             "last_trigger": shown.last_trigger,
             "deletion_date": shown.facts.deletion_date,
             "material_expires_at": shown.facts.material_expires_at,
-            "rotation_enabled": None,
+            "rotation_enabled": rotation.enabled if rotation else None,
+            "next_rotation_at": rotation.next_at if rotation else None,
+            "alias_target_arn": alias.key_arn if alias else None,
             "open_incident_id": shown.open_incident_id,
             "clusters": shown.clusters,
+            "backups": sum(shown.backups.values()),
             "created_at": shown.created_at,
             "rebaselines": shown.rebaselines,
         }
@@ -74,6 +80,18 @@ def cluster(shown: Cluster) -> dict[str, Any]:
     for internal in ("task_token", "deleted_at", "version"):
         del fields[internal]
     return fields
+
+
+def backup(shown: Backup) -> dict[str, Any]:
+    """A backup."""
+    fields = dict(to_plain(shown))
+    del fields["version"]
+    return fields
+
+
+def restorability(shown: Restorability) -> dict[str, Any]:
+    """Whether a restore would work now."""
+    return dict(to_plain(shown))
 
 
 def incident(

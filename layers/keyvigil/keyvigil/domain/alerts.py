@@ -23,6 +23,12 @@ class AlertType(StrEnum):
     KEY_SUSPECT = "key.suspect"
     KEY_UNHEALTHY = "key.unhealthy"
     KEY_RECOVERED = "key.recovered"
+    KEY_DELETION_SCHEDULED = "key.deletion_scheduled"
+    KEY_MATERIAL_EXPIRING = "key.material_expiring"
+    KEY_ROTATION_DISABLED = "key.rotation_disabled"
+    KEY_ALIAS_MOVED = "key.alias_moved"
+    KEY_REPLICA_MISSING = "key.replica_missing"
+    KEY_STALE = "key.stale"
     APPROVAL_NEEDED = "incident.approval_needed"
     CLUSTER_LOCKED = "cluster.locked"
     CLUSTER_UNLOCKED = "cluster.unlocked"
@@ -61,6 +67,9 @@ in their `dedup_key`."""
 
 INCIDENT_ALERTS = frozenset(_KIND)
 """The types that `make_alert` makes. All others are notices."""
+
+OPERATOR_ALERTS = frozenset({AlertType.KEY_STALE})
+"""The types about a key that go to the operator: they tell of a gap in what KeyVigil does, not of the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,21 @@ def parse_kms_arn(text: str) -> KmsArn | None:
     return KmsArn(text, match["region"], match["account"], match["key"], match["alias"])
 
 
+def is_multi_region(key_arn: str) -> bool:
+    """Say whether a key ARN is that of a multi-Region key, primary or replica: their ids begin with `mrk-`.
+
+    Source: https://docs.aws.amazon.com/kms/latest/developerguide/mrk-how-it-works.html
+    """
+    return key_arn.rsplit("/", 1)[-1].startswith("mrk-")
+
+
+def related_key_arn(key_arn: str, region: str) -> str:
+    """The ARN that a multi-Region key has in another Region: related keys share their id and nothing else of it."""
+    parts = key_arn.split(":")
+    parts[3] = region
+    return ":".join(parts)
+
+
 def role_account(text: str) -> str | None:
     """The account of an IAM role ARN; None if it is not one."""
     match = _ROLE_ARN.match(text)

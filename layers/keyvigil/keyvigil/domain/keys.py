@@ -97,13 +97,62 @@ https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.htm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """Automatic rotation of the key material, as GetKeyRotationStatus tells it. `period_days` is in days."""
+
+    enabled: bool
+    next_at: datetime | None = None
+    period_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasTarget:
+    """The key that an alias stands for; `key_arn` is None if the alias is gone."""
+
+    key_arn: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloserLook:
+    """What only calls of its own show, and so is looked at about once an hour.
+
+    A part is None if it does not apply to the key, or if its role may not see it.
+    """
+
+    looked_at: datetime
+    rotation: Rotation | None = None
+    alias: AliasTarget | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFacts:
-    """What DescribeKey said, as far as it was allowed to say anything."""
+    """What DescribeKey said, as far as it was allowed to say anything, and what a closer look showed.
+
+    `primary_region` is set for multi-Region keys; `replica_regions` names the others, the key's own among them if it
+    is a replica.
+    """
 
     multi_region: bool = False
     replica_regions: tuple[str, ...] = ()
     deletion_date: datetime | None = None
     material_expires_at: datetime | None = None
+    primary_region: str | None = None
+    key_state: str | None = None
+    closer: CloserLook | None = None
+
+    @property
+    def regions(self) -> frozenset[str]:
+        """Where a multi-Region key has its primary or a replica."""
+        return frozenset(self.replica_regions) | ({self.primary_region} if self.primary_region else frozenset())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """The last that was told of a danger: of which one (`what`), at which of its steps, and when."""
+
+    what: str
+    step: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +179,8 @@ class Key:
     """A registered KMS key. `clusters` is a count; `pending_clusters` how many of them wait for the key.
 
     `alert_sequence` numbers the alerts about this key, so that a reader can sort them. `probe_secret_arn` is
-    the secret that a probe of a `kes` key reads, None for every other use.
+    the secret that a probe of a `kes` key reads, None for every other use. `backups` counts the backups that need the
+    key, by the Region in which they are to be restorable; `told` is what was told of each danger.
     """
 
     project_id: str
@@ -156,6 +206,8 @@ class Key:
     alert_sequence: int = 0
     rebaselines: tuple[Rebaseline, ...] = ()
     probe_secret_arn: str | None = None
+    backups: Mapping[str, int] = field(default_factory=dict)
+    told: Mapping[str, Told] = field(default_factory=dict)
     version: int = 0
 
 
@@ -226,6 +278,15 @@ def next_due(project_id: str, key_id: str, health: Health, interval_minutes: int
     own_minute = datetime.fromtimestamp((minute + ((place - minute) % interval_minutes or interval_minutes)) * 60, UTC)
     due = min(own_minute, now + timedelta(minutes=interval_minutes)) - HALF_A_SWEEP
     return max(due, now + TROUBLED_AFTER)
+
+
+CLOSER_LOOK_EVERY = timedelta(minutes=55)
+"""How often rotation and alias are looked at: once an hour, less what probes at an interval of an hour are early."""
+
+
+def is_closer_look_due(facts: KeyFacts, now: datetime) -> bool:
+    """Say whether the last closer look is too long ago. One from the future was a clock that has been set back."""
+    return facts.closer is None or not timedelta(0) <= now - facts.closer.looked_at < CLOSER_LOOK_EVERY
 
 
 STALE_INTERVALS = 3

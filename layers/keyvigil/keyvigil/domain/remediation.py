@@ -87,17 +87,7 @@ def _remediation(cause: Cause, subject: Subject) -> Remediation | None:  # noqa:
         case Cause.KEY_MATERIAL_MISSING:
             return Remediation(
                 summary="Import the same key material again; other material will not open the old data.",
-                commands=(
-                    (
-                        f"aws kms get-parameters-for-import {at} --wrapping-algorithm RSAES_OAEP_SHA_256 "
-                        "--wrapping-key-spec RSA_4096"
-                    ),
-                    (
-                        f"aws kms import-key-material {at} --import-token fileb://token.bin "
-                        "--encrypted-key-material fileb://material.bin "
-                        "--expiration-model KEY_MATERIAL_DOES_NOT_EXPIRE"
-                    ),
-                ),
+                commands=import_commands(subject.region, subject.key_arn),
             )
         case Cause.KEY_NOT_FOUND:
             return Remediation(
@@ -160,6 +150,18 @@ def secret_statement(subject: Subject) -> str:
     """The statement that lets the role read the secret made for the probe, and no other."""
     action = f"secretsmanager:{READ_SECRET}"
     return json.dumps({"Effect": "Allow", "Action": action, "Resource": subject.probe_secret_arn})
+
+
+def import_commands(region: str, key_arn: str) -> tuple[str, str]:
+    """The commands that import key material which does not expire."""
+    at = f"--region {region} --key-id {key_arn}"
+    return (
+        f"aws kms get-parameters-for-import {at} --wrapping-algorithm RSAES_OAEP_SHA_256 --wrapping-key-spec RSA_4096",
+        (
+            f"aws kms import-key-material {at} --import-token fileb://token.bin "
+            "--encrypted-key-material fileb://material.bin --expiration-model KEY_MATERIAL_DOES_NOT_EXPIRE"
+        ),
+    )
 
 
 def role_statement(subject: Subject) -> str:

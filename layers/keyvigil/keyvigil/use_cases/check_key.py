@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol, assert_never
 
-from keyvigil.domain.alerts import AlertType, Notice
+from keyvigil.domain.alerts import OPERATOR_ALERTS, AlertType, Notice
 from keyvigil.domain.clusters import Cluster, ClusterStatus
+from keyvigil.domain.dangers import watch_dangers, watch_staleness
 from keyvigil.domain.incidents import Incident, IncidentStatus, WorkflowKind, affected, held_by
-from keyvigil.domain.keys import Key, KeyStatus, Trigger, next_due
+from keyvigil.domain.keys import Key, KeyStatus, Trigger, is_closer_look_due, next_due
 from keyvigil.domain.projects import Project
 from keyvigil.domain.status_machine import CLOCK_JUMP, Change, is_confirmed, observe
 from keyvigil.domain.verdicts import Cause, Outcome, Verdict
@@ -32,12 +33,16 @@ class CheckResult:
 class Watch(Protocol):
     """A pure decision about a key beside its status, made at every probe."""
 
-    def __call__(self, before: Key, after: Key, project: Project, now: datetime) -> tuple[Key, tuple[Notice, ...]]:
+    def __call__(self, before: Key, after: Key, project: Project, now: datetime, /) -> tuple[Key, tuple[Notice, ...]]:
         """The key with what is remembered of it, and what is to be told."""
 
 
-WATCHES: tuple[Watch, ...] = ()
+WATCHES: tuple[Watch, ...] = (watch_dangers, watch_staleness)
 """What is looked at beside the status, in this order."""
+
+LOOKS_CLOSER = frozenset({Trigger.REQUEST, Trigger.EVENT})
+"""The triggers of probes that look closely however long ago the last closer look was: somebody wants to know, or has
+changed something. Confirmation and recovery look at nothing but whether the key works."""
 
 
 class CheckKey:
@@ -68,7 +73,8 @@ class CheckKey:
         # A probe of a clock that was ahead must not keep the key from being probed until time catches up.
         if due_at is not None and min(key.last_probed_at, self._clock.now()) >= due_at:
             return self._result(key, probed=False)
-        answer = self._prober.probe(key)
+        due = trigger is Trigger.SCHEDULE and is_closer_look_due(key.facts, self._clock.now())
+        answer = self._prober.probe(key, closely=due or trigger in LOOKS_CLOSER)
         key = until_committed(self._take, project_id, key_id, answer, trigger)
         found_healthy = answer.verdict.outcome is Outcome.HEALTHY and key.health.status is KeyStatus.HEALTHY
         if found_healthy and key.pending_clusters > 0:
@@ -94,7 +100,9 @@ class CheckKey:
         if self._clock.now() - verdict.probed_at > CLOCK_JUMP:
             # The sandbox slept between probe and commit: an answer from then says nothing about now.
             return key
-        facts = answer.facts or key.facts
+        facts = (
+            key.facts if answer.facts is None else replace(answer.facts, closer=answer.facts.closer or key.facts.closer)
+        )
         decision = observe(key.health, verdict, probes=self._probes, deletion_date=facts.deletion_date)
         newest = verdict.probed_at >= key.last_probed_at
         after = replace(
@@ -120,9 +128,10 @@ class CheckKey:
         now = self._clock.now()
         for watch in WATCHES:
             after, notices = watch(before, after, project, now)
+            clusters = self._store.clusters_of_key(after.project_id, after.key_id) if notices else []
             for notice in notices:
-                clusters = self._store.clusters_of_key(after.project_id, after.key_id)
-                row, after = self._telling.key_notice(notice, after, clusters)
+                for_operator = notice.type in OPERATOR_ALERTS
+                row, after = self._telling.key_notice(notice, after, clusters, for_operator=for_operator)
                 writes.append(row)
         return after, writes
 

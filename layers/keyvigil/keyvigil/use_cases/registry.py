@@ -12,6 +12,7 @@ from keyvigil.domain.arns import (
     role_name,
     secret_prefix,
 )
+from keyvigil.domain.backups import BACKUPS_NAMED
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings
 from keyvigil.domain.endpoints import endpoint_problem
 from keyvigil.domain.keys import (
@@ -201,14 +202,16 @@ class Projects:
             project = self.get(project_id)
             keys = self._store.keys(project_id, IN_THE_WAY_SHOWN, None).items
             clusters = self._store.clusters(project_id, IN_THE_WAY_SHOWN, None).items
-            if keys or clusters:
+            backups = self._store.backups(project_id, BACKUPS_NAMED, None).items
+            if keys or clusters or backups:
                 raise RefusedError(
                     409,
                     "Project is not empty",
-                    "Delete its clusters and keys first.",
+                    "Delete its backups, clusters and keys first.",
                     in_the_way=(
                         *(f"key {key.key_id}" for key in keys),
                         *(f"cluster {cluster.cluster_id}" for cluster in clusters),
+                        *(f"backup {backup.backup_id}" for backup in backups),
                     ),
                 )
             marked = replace(project, deleting=True)
@@ -573,21 +576,23 @@ class Keys:
         return self.get(project_id, key_id)
 
     def delete(self, project_id: str, key_id: str) -> None:
-        """Stop watching a key that no cluster depends on.
+        """Stop watching a key that no cluster and no backup needs.
 
         Raises:
-            RefusedError: clusters depend on it, or an incident is open.
+            RefusedError: clusters or backups need it, or an incident is open.
         """
 
         def remove() -> None:
             key = self.get(project_id, key_id)
-            if key.clusters > 0:
+            if key.clusters > 0 or key.backups:
+                backups = self._store.backups_of_key(project_id, key_id, BACKUPS_NAMED) if key.backups else []
                 raise RefusedError(
                     409,
                     "KMS key is in use",
-                    "Delete the clusters that depend on it first.",
-                    in_the_way=tuple(
-                        f"cluster {each.cluster_id}" for each in self._store.clusters_of_key(project_id, key_id)
+                    "Delete the clusters and backups that depend on it first.",
+                    in_the_way=(
+                        *(f"cluster {each.cluster_id}" for each in self._store.clusters_of_key(project_id, key_id)),
+                        *(f"backup {each.backup_id}" for each in backups),
                     ),
                 )
             project = self._project(project_id)
