@@ -24,13 +24,17 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     metrics.add_metric(name="KeysDue", unit=MetricUnit.Count, value=sweep.keys_due)
     metrics.add_metric(name="KeysSent", unit=MetricUnit.Count, value=sweep.keys_sent)
     report = wiring.reconcile()()
+    searches = wiring.plan_actor_searches()()
     topics = wiring.keep_topics()()
+    pointers = wiring.keep_pointers()()
     for topic_arn in topics.changed:
         logger.info("topic follows the stack's key", extra={"topic_arn": topic_arn})
-    for subject, reason in [*report.errors, *topics.errors]:
+    for subject, reason in [*report.errors, *searches.errors, *topics.errors, *pointers.errors]:
         logger.error("could not be mended", extra={"subject": subject, "reason": reason})
     for incident_id, mending, reason in report.mended:
         logger.info("mended", extra={"incident_id": incident_id, "mending": mending, "reason": reason})
+    metrics.add_metric(name="ActorSearchesSent", unit=MetricUnit.Count, value=searches.sent)
+    metrics.add_metric(name="PointersMade", unit=MetricUnit.Count, value=pointers.made)
     metrics.add_metric(name="OutboxRowsResent", unit=MetricUnit.Count, value=report.rows_resent)
     metrics.add_metric(name="SweepsDone", unit=MetricUnit.Count, value=1)
     return {"claimed": True, "keys_due": sweep.keys_due, "keys_sent": sweep.keys_sent}

@@ -430,4 +430,5 @@ def _facts(metadata: "KeyMetadataTypeDef") -> KeyFacts:
         else (),
         deletion_date=metadata.get("DeletionDate"),
         material_expires_at=metadata.get("ValidTo"),
+        custom_key_store_id=metadata.get("CustomKeyStoreId"),
     )

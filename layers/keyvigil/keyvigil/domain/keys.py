@@ -88,6 +88,7 @@ class KeyFacts:
     replica_regions: tuple[str, ...] = ()
     deletion_date: datetime | None = None
     material_expires_at: datetime | None = None
+    custom_key_store_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
