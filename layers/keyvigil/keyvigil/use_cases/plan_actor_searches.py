@@ -9,8 +9,10 @@ SEARCHES_A_SWEEP = 500
 """How many searches one sweep looks at, one small read each; the others stay due."""
 
 SEARCHES_AN_ACCOUNT = 4
-"""How many searches one sweep sends for one account: each asks LookupEvents up to 11 times, of which the account has
-120 a minute and Region, shared with its owner."""
+"""How many searches one sweep sends for one account, one after the other: LookupEvents takes two requests a second from
+an account in a Region, a search makes up to 11, and the account's owner wants some too."""
+
+SECONDS_BETWEEN_SEARCHES = 15
 
 
 @dataclass(kw_only=True)
@@ -34,18 +36,20 @@ class PlanActorSearches:
         """Send what is due, the oldest first. Whatever fails is reported, for nothing else of a sweep hangs on it."""
         planned = PlannedSearches()
         try:
-            planned.sent = self._queue.send(self._due())
+            for place, messages in enumerate(self._due()):
+                planned.sent += self._queue.send(messages, delay_seconds=place * SECONDS_BETWEEN_SEARCHES)
         except Exception as error:  # noqa: BLE001  what was not sent stays due, and the next sweep sends it
             planned.errors.append(("searches for actors", f"{type(error).__name__}: {error}"))
         return planned
 
-    def _due(self) -> list[FindActorMessage]:
+    def _due(self) -> list[list[FindActorMessage]]:
+        """What is due: of each account the oldest search, the second oldest, and so on."""
         of_account: Counter[str] = Counter()
-        messages = []
+        places: list[list[FindActorMessage]] = [[] for _ in range(SEARCHES_AN_ACCOUNT)]
         for project_id, incident_id in self._store.due_searches(self._clock.now(), SEARCHES_A_SWEEP):
             search = self._store.actor_search(project_id, incident_id)
             if search is None or of_account[search.account_id] >= SEARCHES_AN_ACCOUNT:
                 continue
+            places[of_account[search.account_id]].append(FindActorMessage(project_id, incident_id))
             of_account[search.account_id] += 1
-            messages.append(FindActorMessage(project_id, incident_id))
-        return messages
+        return places
