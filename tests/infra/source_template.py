@@ -135,8 +135,8 @@ class _Resolver:
                 return self.resolved(yes if self.holds(condition) else no, parameters=parameters)
             case {"Ref": str(name)} if parameters and name in self.parameters:
                 return self.parameters[name]
-            case {"Fn::Join": [str(between), {"Ref": str(name)}]} if parameters and name in self.parameters:
-                return self.parameters[name].replace(",", between)  # a list of parameters is one text here
+            case {"Fn::Select": [place, {"Ref": str(name)}]} if parameters and name in self.parameters:
+                return self.parameters[name].split(",")[int(place)]  # a list is one text here
             case dict():
                 items = {name: self.resolved(item, parameters=parameters) for name, item in value.items()}
                 return {name: item for name, item in items.items() if item != _NOTHING}
