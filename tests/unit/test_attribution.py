@@ -322,6 +322,26 @@ def test_a_search_whose_key_is_gone_ends_without_a_word(world: World) -> None:
     assert world.sweep(seconds=600) == []
 
 
+def test_a_message_that_comes_twice_asks_cloudtrail_once(world: World) -> None:
+    world.probe(Cause.KEY_DISABLED)
+    incident_id = world.incident().incident_id
+    assert world.find.look_up("acme-prod", incident_id) is SearchOutcome.NOT_DUE
+    world.clock.advance(60)
+    outcomes = [world.find.look_up("acme-prod", incident_id) for _ in range(2)]
+    assert outcomes == [SearchOutcome.NOBODY, SearchOutcome.NOT_DUE]
+    assert len(world.history.asked) == 1
+
+
+def test_an_incident_that_has_an_actor_keeps_it_and_its_search_ends(world: World) -> None:
+    world.probe(Cause.KEY_DISABLED)
+    world.store.put(changed(world.incident(), actor=actor(arn="arn:aws:iam::222222222222:user/Eve")))
+    world.history.recorded = [call("DisableKey", NOW)]
+    assert world.sweep() == [SearchOutcome.NOBODY]
+    assert world.incident().actor == actor(arn="arn:aws:iam::222222222222:user/Eve")
+    assert world.alert_types() == [AlertType.KEY_SUSPECT]
+    assert world.sweep(seconds=600) == []
+
+
 def test_what_cloudtrail_knows_of_other_times_names_nobody(world: World) -> None:
     world.probe(Cause.KEY_DISABLED)
     world.history.recorded = [call("DisableKey", NOW - 2 * MINUTE), call("DisableKey", NOW + timedelta(hours=1))]

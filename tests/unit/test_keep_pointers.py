@@ -43,6 +43,21 @@ def test_doing_it_again_changes_nothing(store: MemoryStore) -> None:
     assert store.items == before
 
 
+def test_keys_that_were_looked_at_are_not_read_again(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[KeyPointer] = []
+    read = store.pointer
+
+    def noted(pointer: KeyPointer) -> KeyPointer | None:
+        reads.append(pointer)
+        return read(pointer)
+
+    monkeypatch.setattr(store, "pointer", noted)
+    keep = KeepPointers(store, at_once=2)
+    for _ in range(20):
+        keep()
+    assert len(reads) == 10
+
+
 def test_a_key_store_that_a_probe_learned_of_later_gets_its_pointer(store: MemoryStore) -> None:
     KeepPointers(store)()
     store.put(key(project_id="p0", facts=KeyFacts(custom_key_store_id="cks-1")))
