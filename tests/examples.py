@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from keyvigil.domain.actors import Actor
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import Incident, IncidentStatus
@@ -71,6 +72,13 @@ def key(**fields: Any) -> Key:
         last_trigger=Trigger.REGISTRATION,
         due_at=NOW,
         created_at=NOW,
+    )
+    return changed(example, **fields)
+
+
+def actor(**fields: Any) -> Actor:
+    example = Actor(
+        arn=f"arn:aws:iam::{CUSTOMER}:user/Alice", event_name="DisableKey", source_ip="192.0.2.0", event_time=NOW
     )
     return changed(example, **fields)
 

@@ -7,21 +7,26 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast, override
 
+from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
+from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
+from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
 from keyvigil.ports import (
+    CallHistory,
     CheckMessage,
     CheckQueue,
     Clock,
     DueKey,
     Entity,
     ExecutionState,
+    FindActorMessage,
     FleetCounts,
     Heartbeat,
     Ids,
@@ -85,6 +90,8 @@ def place(entity: Entity) -> Place:  # noqa: C901  one line a kind
             return ("key", entity.project_id, entity.key_id)
         case RoleClaim():
             return ("role", entity.account_id, entity.role_name.lower())
+        case KeyPointer() | EventHints() | ActorSearch():
+            return place_for_events(entity)
         case Cluster():
             return ("cluster", entity.project_id, entity.cluster_id)
         case Backup():
@@ -99,6 +106,16 @@ def place(entity: Entity) -> Place:  # noqa: C901  one line a kind
             return ("outbox", entity.row_id)
         case FleetTold():
             return ("fleet", "told")
+
+
+def place_for_events(entity: KeyPointer | EventHints | ActorSearch) -> Place:
+    match entity:
+        case KeyPointer():
+            return ("pointer", entity.account_id, entity.resource, entity.project_id, entity.key_id)
+        case EventHints():
+            return ("hints", entity.project_id, entity.key_id)
+        case ActorSearch():
+            return ("search", entity.project_id, entity.incident_id)
 
 
 class MemoryStore(Store):
@@ -178,6 +195,32 @@ class MemoryStore(Store):
     @override
     def role_claim(self, account_id: str, role_name: str) -> RoleClaim | None:
         return cast("RoleClaim | None", self.items.get(("role", account_id, role_name.lower())))
+
+    @override
+    def pointer(self, pointer: KeyPointer) -> KeyPointer | None:
+        return cast("KeyPointer | None", self.items.get(place(pointer)))
+
+    @override
+    def pointers(self, account_id: str, resource: str, limit: int) -> list[KeyPointer]:
+        found = [each for each in self.all(KeyPointer) if (each.account_id, each.resource) == (account_id, resource)]
+        return found[:limit]
+
+    @override
+    def event_hints(self, project_id: str, key_id: str) -> EventHints | None:
+        return cast("EventHints | None", self.items.get(("hints", project_id, key_id)))
+
+    @override
+    def actor_search(self, project_id: str, incident_id: str) -> ActorSearch | None:
+        return cast("ActorSearch | None", self.items.get(("search", project_id, incident_id)))
+
+    @override
+    def due_searches(self, until: datetime, limit: int) -> list[tuple[str, str]]:
+        due = [
+            (each.next_at, each.project_id, each.incident_id)
+            for each in self.all(ActorSearch)
+            if each.done_at is None and each.next_at is not None and each.next_at <= until
+        ]
+        return [(project_id, incident_id) for _, project_id, incident_id in sorted(due)[:limit]]
 
     @override
     def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
@@ -387,12 +430,29 @@ class FakeQueue(CheckQueue):
     def __init__(self, room: int = 1_000_000) -> None:
         self.room = room
         self.messages: list[CheckMessage] = []
+        self.searches: list[FindActorMessage] = []
+        self.delays: list[int] = []
 
     @override
-    def send(self, messages: Sequence[CheckMessage]) -> int:
+    def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
         taken = messages[: self.room]
-        self.messages.extend(taken)
+        self.messages.extend(each for each in taken if isinstance(each, CheckMessage))
+        self.searches.extend(each for each in taken if isinstance(each, FindActorMessage))
+        self.delays.extend([delay_seconds] * len(taken))
         return len(taken)
+
+
+class FakeHistory(CallHistory):
+    """A customer's CloudTrail. None in `recorded` is a role that may not look."""
+
+    def __init__(self, *recorded: Actor) -> None:
+        self.recorded: list[Actor] | None = list(recorded)
+        self.asked: list[tuple[str, tuple[str, ...], datetime, datetime]] = []
+
+    @override
+    def calls(self, key: Key, names: Sequence[str], since: datetime, until: datetime) -> list[Actor] | None:
+        self.asked.append((key.key_id, tuple(names), since, until))
+        return self.recorded
 
 
 class FakeNotifier(Notifier):

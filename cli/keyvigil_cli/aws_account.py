@@ -19,6 +19,7 @@ FUNCTIONS = (
     "decide-recovery",
     "lock-cluster",
     "plan-sweep",
+    "receive-key-event",
     "registry-api",
     "relay-outbox",
     "settle-lockout",

@@ -14,6 +14,7 @@ SECRET_POLICY = "keyvigil-secret"  # noqa: S105 - a policy's name
 DELETION_DAYS = 7  # the shortest that KMS accepts
 
 _INLINE_POLICY = "keyvigil-probes"
+_LOOKUP_POLICY = "keyvigil-lookups"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ class CustomerAccount:
         """Replace the role's trust policy."""
         self._iam.update_assume_role_policy(
             RoleName=role_name, PolicyDocument=trust_policy(monitor_role_arn, external_id)
+        )
+
+    def allow_lookups(self, role_arn: str) -> None:
+        """Let the role look up in CloudTrail who broke a key; IAM knows no resource for that."""
+        self._iam.put_role_policy(
+            RoleName=role_arn.rpartition("/")[2],
+            PolicyName=_LOOKUP_POLICY,
+            PolicyDocument=_policy(_allow(("cloudtrail:LookupEvents",), Resource="*")),
         )
 
     def create_key(self, role_arn: str, *, region: str | None = None, data_keys: bool = False) -> RegistrableKey:

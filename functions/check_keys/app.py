@@ -1,9 +1,11 @@
 """Check keys: those that the queue names, one that a caller names, or one that is to be registered.
 
-The only function that may act in a customer's account.
+The only function that may act in a customer's account. It also finds who broke a key, where the queue asks for that
+and the customer's role may look into CloudTrail.
 """
 
 import asyncio
+import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -22,9 +24,10 @@ from keyvigil import wiring
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.keys import Registration, Trigger
 from keyvigil.domain.verdicts import Outcome
-from keyvigil.errors import DamagedItemError, NewerItemError, NotFoundError
-from keyvigil.ports import CheckMessage
+from keyvigil.errors import ConflictError, DamagedItemError, NewerItemError, NotFoundError
+from keyvigil.ports import CheckMessage, FindActorMessage
 from keyvigil.use_cases.check_key import CheckResult
+from keyvigil.use_cases.find_actor import SearchOutcome
 
 logger = Logger(service="check_keys")
 metrics = Metrics(service="check_keys")
@@ -76,7 +79,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> Any:
 
 async def _check_record(record: dict[str, Any]) -> None:
     """Check one key in a thread. One that hangs fails by itself and leaves the others of its batch alone."""
-    message = from_plain(json.loads(record["body"]), CheckMessage)
+    body = json.loads(record["body"])
+    if "incident_id" in body:
+        await _find_actor_record(from_plain(body, FindActorMessage))
+        return
+    message = from_plain(body, CheckMessage)
     async with asyncio.timeout(RECORD_SECONDS):
         result = await asyncio.get_running_loop().run_in_executor(_threads, _check_message, message)
     # Metrics are gathered in the loop's thread only: Powertools' collector is not made for several.
@@ -89,13 +96,34 @@ async def _check_record(record: dict[str, Any]) -> None:
 
 def _check_message(message: CheckMessage) -> CheckResult | None:
     try:
-        return wiring.check_key()(message.project_id, message.key_id, Trigger.SCHEDULE, due_at=message.due_at)
+        result = wiring.check_key()(message.project_id, message.key_id, message.trigger, due_at=message.due_at)
     except NotFoundError:
         return None
     except (NewerItemError, DamagedItemError):
         # The message goes to the dead letters, which say nothing of the reason.
         logger.exception("cannot be read", extra={"project_id": message.project_id, "key_id": message.key_id})
         raise
+    incident_id = result.key.open_incident_id
+    if message.trigger is Trigger.EVENT and incident_id is not None:
+        # The event may say who broke a key that was found broken before it came. If not, the search goes on.
+        with contextlib.suppress(ConflictError):
+            wiring.find_actor().from_events(message.project_id, incident_id)
+    return result
+
+
+async def _find_actor_record(message: FindActorMessage) -> None:
+    """Search for who brought an incident about. Not to find anybody, or not to be let look, is no error."""
+    async with asyncio.timeout(RECORD_SECONDS):
+        outcome = await asyncio.get_running_loop().run_in_executor(_threads, _find_actor, message)
+    logger.info("searched for an actor", extra={"incident_id": message.incident_id, "outcome": outcome})
+    metrics.add_metric(name=f"ActorSearch{outcome.title().replace('_', '')}", unit=MetricUnit.Count, value=1)
+
+
+def _find_actor(message: FindActorMessage) -> SearchOutcome:
+    try:
+        return wiring.find_actor().look_up(message.project_id, message.incident_id)
+    except ConflictError:
+        return SearchOutcome.NOT_DUE  # others were faster every time: the next sweep asks again
 
 
 def _check(event: dict[str, Any]) -> dict[str, Any]:

@@ -51,9 +51,12 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
 def _mend() -> int:
     """Mend what is not as it should be; how many items could not be read."""
     report = wiring.reconcile()()
+    searches = wiring.plan_actor_searches()()
     stale = wiring.tell_stale()()
     topics = wiring.keep_topics()()
     roles = wiring.audit_roles()()
+    pointers = wiring.keep_pointers()()
+    errors = [*report.errors, *searches.errors, *stale.errors, *topics.errors, *roles.errors, *pointers.errors]
     for arn in topics.changed:
         logger.info("topic or subscription follows the stack", extra={"arn": arn})
     for account_id, role_name, project_id in roles.claimed:
@@ -63,14 +66,16 @@ def _mend() -> int:
             "role serves several projects",
             extra={"account_id": shared.account_id, "role": shared.role_name, "projects": shared.project_ids},
         )
-    for subject, reason in [*report.errors, *stale.errors, *topics.errors, *roles.errors]:
+    for subject, reason in errors:
         logger.error("could not be mended", extra={"subject": subject, "reason": reason})
     for incident_id, mending, reason in report.mended:
         logger.info("mended", extra={"incident_id": incident_id, "mending": mending, "reason": reason})
     _count("OutboxRowsResent", report.rows_resent)
     _count("LocksOverdue", report.overdue_failed)
     _count("MendingsDone", len(report.mended))
-    _count("MendingsFailed", len(report.errors) + len(stale.errors) + len(topics.errors) + len(roles.errors))
+    _count("MendingsFailed", len(errors))
+    _count("ActorSearchesSent", searches.sent)
+    _count("PointersMade", pointers.made)
     _count("StaleKeys", stale.stale_keys)
     return report.unreadable
 

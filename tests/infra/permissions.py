@@ -78,6 +78,8 @@ def _scope(statement: dict[str, Any]) -> str:
             return f" through {service.partition('.')[0]}"
         case {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [str(partition)]}, **rest} if not rest:
             return f", partition {partition} only"
+        case {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [str(partitions)]}, **rest} if not rest:
+            return f", partitions {partitions} only"
         case condition:
             message = f"{condition} has no words for readers"
             raise ValueError(message)

@@ -16,6 +16,8 @@ EVERYTHING = {
     "KmsKeyArn": "arn:aws:kms:us-west-2:111111111111:key/8d2e5b1c-0000-0000-0000-000000000000",
     "OperatorEmail": "operator@example.com",
     "Tracing": "Active",
+    "TrustedEventAccounts": "222222222222,333333333333",
+    "TrustedEventOrganization": "o-a1b2c3d4e5",
 }
 """The parameters that ask for everything optional."""
 
@@ -133,6 +135,8 @@ class _Resolver:
                 return self.resolved(yes if self.holds(condition) else no, parameters=parameters)
             case {"Ref": str(name)} if parameters and name in self.parameters:
                 return self.parameters[name]
+            case {"Fn::Select": [place, {"Ref": str(name)}]} if parameters and name in self.parameters:
+                return self.parameters[name].split(",")[int(place)]  # a list is one text here
             case dict():
                 items = {name: self.resolved(item, parameters=parameters) for name, item in value.items()}
                 return {name: item for name, item in items.items() if item != _NOTHING}

@@ -308,13 +308,19 @@ ROOM_FOR_PROBES = 20
 def concurrency_problems(template: Template) -> list[str]:
     """The queue that feeds `check_keys` cannot take all its concurrency: the API's and the workflows' probes find room.
 
-    And the sweep, the API and the relay have some that nobody else can take.
+    And the sweep, the intake of events, the API and the relay have some that nobody else can take.
     """
     functions = dict(_of_type(template, "AWS::Lambda::Function"))
     reserved = {name: function.get("ReservedConcurrentExecutions") for name, function in functions.items()}
     problems = [
         f"{name}: has no concurrency of its own"
-        for name in ("PlanSweepFunction", "CheckKeysFunction", "RegistryApiFunction", "RelayOutboxFunction")
+        for name in (
+            "PlanSweepFunction",
+            "ReceiveKeyEventFunction",
+            "CheckKeysFunction",
+            "RegistryApiFunction",
+            "RelayOutboxFunction",
+        )
         if not reserved[name]
     ]
     for logical_id, mapping in _of_type(template, "AWS::Lambda::EventSourceMapping"):

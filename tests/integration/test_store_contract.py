@@ -19,8 +19,8 @@ from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseC
 
 from keyvigil.adapters import dynamodb_store as adapter
 from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
-from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
+from keyvigil.domain.attribution import HINT_KEPT, ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import (
@@ -34,6 +34,7 @@ from keyvigil.domain.incidents import (
     TimelineEntry,
     WorkflowKind,
 )
+from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import (
     AliasTarget,
     Baseline,
@@ -61,6 +62,7 @@ from tests.examples import (
     NOW,
     ROLE_ARN,
     SECRET_ARN,
+    actor,
     backup,
     cluster,
     incident,
@@ -143,6 +145,8 @@ def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901  one line
             return store.key(entity.project_id, entity.key_id)
         case RoleClaim():
             return store.role_claim(entity.account_id, entity.role_name.upper())
+        case KeyPointer() | EventHints() | ActorSearch():
+            return read_for_events(store, entity)
         case Cluster():
             return store.cluster(entity.project_id, entity.cluster_id)
         case Backup():
@@ -161,6 +165,16 @@ def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901  one line
             return found[0] if found else None
 
 
+def read_for_events(store: Store, entity: KeyPointer | EventHints | ActorSearch) -> Entity | None:
+    match entity:
+        case KeyPointer():
+            return store.pointer(changed(entity, version=99))
+        case EventHints():
+            return store.event_hints(entity.project_id, entity.key_id)
+        case ActorSearch():
+            return store.actor_search(entity.project_id, entity.incident_id)
+
+
 # --- entities ---------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +189,23 @@ def subscription(**changes: Any) -> Subscription:
         subscription_arn="arn:aws:sns:us-west-2:111111111111:topic:1",
         status="confirmed",
         created_at=NOW,
+    )
+    return changed(example, **changes)
+
+
+def pointer(**changes: Any) -> KeyPointer:
+    example = KeyPointer(account_id=CUSTOMER, resource="us-west-2/alias/vectors", project_id="acme-prod", key_id=KEY_ID)
+    return changed(example, **changes)
+
+
+def search(**changes: Any) -> ActorSearch:
+    example = ActorSearch(
+        incident_id="01JINCIDENT",
+        project_id="acme-prod",
+        key_id=KEY_ID,
+        account_id=CUSTOMER,
+        opened_at=NOW,
+        next_at=NOW,
     )
     return changed(example, **changes)
 
@@ -219,6 +250,7 @@ def full_key() -> Key:
                 rotation=Rotation(enabled=True, next_at=LATER, period_days=90),
                 alias=AliasTarget(key_arn=KEY_ARN),
             ),
+            custom_key_store_id="cks-1234567890abcdef0",
         ),
         health=Health(
             status=KeyStatus.RECOVERING,
@@ -283,7 +315,8 @@ def full_incident() -> Incident:
         decision=PersonsDecision(
             decision=Decision.HOLD, reason="planned", by="arn:aws:iam::111111111111:user/op", at=NOW
         ),
-        actor=Actor(arn="arn:aws:iam::222222222222:user/eve", event_name="DisableKey", source_ip=None, event_time=NOW),
+        actor=actor(),
+        last_healthy_at=EARLIER,
     )
 
 
@@ -330,6 +363,9 @@ FULL: list[Entity] = [
     RoleClaim(
         account_id=CUSTOMER, role_name="KeyVigil-Customer", project_id="acme-prod", keys=2, sharing={"acme-test": 1}
     ),
+    pointer(),
+    EventHints(project_id="acme-prod", key_id=KEY_ID, calls=(actor(), actor(source_ip=None)), kept_until=LATER),
+    search(incident_over=True, lookups=4, done_at=LATER),
     entry(),
     *full_rows(),
     backup(),
@@ -877,6 +913,55 @@ def test_a_cluster_that_waits_for_no_answer_is_never_overdue(store: Store) -> No
     assert store.overdue_clusters(LATER + timedelta(days=365)) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "due"),
+    [
+        ({"next_at": NOW}, True),
+        ({"next_at": LATER}, False),
+        ({"next_at": None}, False),
+        ({"next_at": NOW, "done_at": NOW}, False),
+    ],
+    ids=["now", "later", "at its incident's end", "done"],
+)
+def test_a_search_is_due_from_its_time_on_until_it_is_done(store: Store, changes: dict[str, Any], *, due: bool) -> None:
+    put(store, search(**changes))
+
+    assert store.due_searches(NOW, 10) == ([("acme-prod", "01JINCIDENT")] if due else [])
+
+
+def test_of_many_searches_the_oldest_are_due_first(store: Store) -> None:
+    made = [
+        search(project_id=f"project-{n % 3}", incident_id=f"01J{n:02d}", next_at=NOW - timedelta(seconds=n))
+        for n in range(30)
+    ]
+    put(store, *made)
+
+    assert [incident_id for _, incident_id in store.due_searches(NOW, 4)] == ["01J29", "01J28", "01J27", "01J26"]
+    assert len(store.due_searches(NOW, 100)) == 30
+
+
+# --- what events find ------------------------------------------------------------------------------------------
+
+
+def test_a_resource_leads_to_every_registration_of_it_and_to_no_other(store: Store) -> None:
+    mine = [pointer(project_id=f"project-{n}") for n in range(3)]
+    put(store, *mine)
+    put(store, pointer(resource="us-west-2/alias/vectors-2"), pointer(resource="us-east-1/alias/vectors"))
+    put(store, pointer(account_id="333333333333"))
+
+    found = store.pointers(CUSTOMER, "us-west-2/alias/vectors", 10)
+
+    assert found == [changed(each, version=1) for each in mine]
+    assert len(store.pointers(CUSTOMER, "us-west-2/alias/vectors", 2)) == 2
+
+
+def test_a_removed_pointer_leads_nowhere(store: Store) -> None:
+    put(store, pointer())
+    store.commit([Remove(pointer(version=1))])
+
+    assert store.pointers(CUSTOMER, "us-west-2/alias/vectors", 10) == []
+
+
 # --- sweeps -----------------------------------------------------------------------------------------------------
 
 
@@ -916,6 +1001,8 @@ def test_what_is_over_expires_and_nothing_else_does(dynamodb: "DynamoDBClient", 
     put(dynamodb_store, incident(incident_id="01JOPEN"))
     put(dynamodb_store, incident(incident_id="01JOVER", status=IncidentStatus.RESOLVED, resolved_at=NOW))
     put(dynamodb_store, start_row("01JUNSENT"), start_row("01JSENT", sent_at=NOW))
+    put(dynamodb_store, pointer(), EventHints(project_id="acme-prod", key_id=KEY_ID, kept_until=NOW + HINT_KEPT))
+    put(dynamodb_store, search(), search(incident_id="01JOVER", done_at=NOW))
     dynamodb_store.claim_sweep(NOW)
     dynamodb_store.record_sweep(SweepRecord(NOW, 1, 1))
 
@@ -923,6 +1010,10 @@ def test_what_is_over_expires_and_nothing_else_does(dynamodb: "DynamoDBClient", 
     assert expiry(dynamodb, mine, "INCIDENT#01JOVER") == NOW + timedelta(days=400)
     assert expiry(dynamodb, "INCIDENT#01JINCIDENT", "AT#01J0001") == NOW + timedelta(days=400)
     assert expiry(dynamodb, "OUTBOX#01JSENT", "OUTBOX") == NOW + timedelta(days=14)
+    assert expiry(dynamodb, "HINTS#acme-prod", f"KEY#{KEY_ID}") == NOW + timedelta(days=1)
+    assert expiry(dynamodb, mine, "SEARCH#01JINCIDENT") == NOW + timedelta(days=400)
+    assert expiry(dynamodb, mine, "SEARCH#01JOVER") == NOW + timedelta(days=14)
+    assert expiry(dynamodb, f"POINTER#{CUSTOMER}", f"us-west-2/alias/vectors#acme-prod#{KEY_ID}") is None
     assert expiry(dynamodb, "SWEEP#2026-11-22T03:00Z", "SWEEP") == NOW + timedelta(days=1)
     for sk in ("PROJECT", f"KEY#{KEY_ID}", "CLUSTER#vectors-prod", "SUBSCRIPTION#01JSUBSCRIPTION", "INCIDENT#01JOPEN"):
         assert expiry(dynamodb, mine, sk) is None, sk

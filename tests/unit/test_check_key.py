@@ -70,7 +70,7 @@ def test_the_first_unhealthy_verdict_opens_an_incident_and_tells_it_in_the_same_
     assert [each.cluster_id for each in incident.clusters] == ["a", "b"]
     (writes,) = world.store.commits
     kinds = sorted(type(write.entity).__name__ for write in writes)
-    assert kinds == ["Incident", "Key", "OutboxRow", "OutboxRow", "TimelineEntry"]
+    assert kinds == ["ActorSearch", "Incident", "Key", "OutboxRow", "OutboxRow", "TimelineEntry"]
     (start,) = world.store.starts()
     assert (start.workflow, start.name) == (WorkflowKind.LOCKOUT, f"{incident.incident_id}-lock-1")
     (alert,) = world.store.alerts()

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -21,9 +21,11 @@ import pytest
 from keyvigil import wiring
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.alerts import OutboxRow, WorkflowStart
+from keyvigil.domain.attribution import HINT_KEPT, EventHints, begin_search
 from keyvigil.domain.clusters import ClusterStatus, LockAction
 from keyvigil.domain.incidents import (
     HeldFor,
+    Incident,
     IncidentStatus,
     LockoutDecision,
     LockoutVerb,
@@ -32,26 +34,54 @@ from keyvigil.domain.incidents import (
     RecoveryVerb,
     WorkflowKind,
 )
+from keyvigil.domain.key_events import pointers_to
 from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
 from keyvigil.domain.verdicts import Cause, Verdict
-from keyvigil.errors import DeliveryError, NewerItemError, NotFoundError, UnreadableItemsError
-from keyvigil.ports import OperationAnswer, ProbeAnswer, RegistrationAnswer, RestoreAnswer, ValidationAnswer
+from keyvigil.errors import ConflictError, DeliveryError, NewerItemError, NotFoundError, UnreadableItemsError
+from keyvigil.ports import (
+    CheckMessage,
+    FindActorMessage,
+    OperationAnswer,
+    ProbeAnswer,
+    RegistrationAnswer,
+    RestoreAnswer,
+    ValidationAnswer,
+)
 from keyvigil.use_cases.audit_roles import AuditRoles
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
+from keyvigil.use_cases.find_actor import FindActor, SearchOutcome
+from keyvigil.use_cases.keep_pointers import KeepPointers
 from keyvigil.use_cases.keep_topics import KeepTopics
 from keyvigil.use_cases.lock_clusters import LockoutPlan
+from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.read_fleet import ReadFleet
+from keyvigil.use_cases.receive_key_event import ReceiveKeyEvent
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import Settlement
 from keyvigil.use_cases.tell_stale import StaleReport, TellStale
 from keyvigil.use_cases.unlock_clusters import RecoveryPlan
-from tests.examples import EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, incident, key, project, verdict
+from tests import recorded_events as recordings
+from tests.examples import (
+    CUSTOMER,
+    EXTERNAL_ID,
+    KEY_ARN,
+    KEY_ID,
+    KMS_KEY,
+    NOW,
+    ROLE_ARN,
+    actor,
+    incident,
+    key,
+    project,
+    verdict,
+)
 from tests.fakes import (
     CountingIds,
     FakeClock,
     FakeHeartbeat,
+    FakeHistory,
     FakeNotifier,
     FakeQueue,
     FakeTopics,
@@ -171,7 +201,7 @@ def test_importing_the_functions_and_the_wiring_calls_nobody_and_needs_no_enviro
     )
 
     assert done.returncode == 0, done.stderr
-    assert len(FUNCTIONS) == 10
+    assert len(FUNCTIONS) == 11
 
 
 @cache
@@ -531,6 +561,169 @@ def test_an_unknown_action_is_an_error(request_: dict[str, Any]) -> None:
         load("check_keys").handler(request_, Context())
 
 
+# --- check_keys: events, and who acted --------------------------------------------------------------------------
+
+
+def test_a_message_that_an_event_sent_is_checked_as_that(use: Use) -> None:
+    checks = Checks()
+    use(check_key=checks)
+    body = to_plain(CheckMessage("acme-prod", KEY_ID, NOW, Trigger.EVENT))
+
+    answer = load("check_keys").handler({"Records": [{**message(KEY_ID), "body": json.dumps(body)}]}, Context())
+
+    assert failed(answer) == []
+    assert checks.asked == [(Trigger.EVENT, NOW)]
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A key that was found broken before anybody told of it, and what could say who did it."""
+
+    store: MemoryStore
+    history: FakeHistory
+    incident_id: str
+
+    def incident(self) -> Incident:
+        found = self.store.incident("acme-prod", self.incident_id)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def outage(use: Use, store: MemoryStore) -> Outage:
+    clock, ids = FakeClock(NOW + timedelta(minutes=1)), CountingIds()
+    broken = ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, clock.now()), facts=None)
+    check = CheckKey(store, ScriptedProber(broken), clock, ids, confirmation_probes=3)
+    history = FakeHistory()
+    use(check_key=check, find_actor=FindActor(store, history, clock, ids))
+    found = check("acme-prod", KEY_ID, Trigger.SCHEDULE)
+    clock.advance(60)
+    return Outage(store, history, found.key.open_incident_id or "")
+
+
+def of_event(due_at: datetime = NOW + timedelta(minutes=2)) -> dict[str, Any]:
+    return {**message(KEY_ID), "body": json.dumps(to_plain(CheckMessage("acme-prod", KEY_ID, due_at, Trigger.EVENT)))}
+
+
+def test_an_event_that_came_after_the_outage_was_found_says_who_did_it_right_after_its_probe(outage: Outage) -> None:
+    outage.store.put(EventHints(project_id="acme-prod", key_id=KEY_ID, calls=(actor(),), kept_until=NOW + HINT_KEPT))
+
+    answer = load("check_keys").handler({"Records": [of_event()]}, Context())
+
+    assert failed(answer) == []
+    assert outage.incident().actor == actor()
+    assert outage.history.asked == []
+
+
+def test_a_probe_that_was_committed_does_not_fail_because_nobody_could_be_named(use: Use, outage: Outage) -> None:
+    class Loses:
+        def from_events(self, *_: object) -> None:
+            raise ConflictError
+
+    use(find_actor=Loses())
+
+    assert failed(load("check_keys").handler({"Records": [of_event()]}, Context())) == []
+
+
+def search_record(incident_id: str) -> dict[str, Any]:
+    return {**message("search"), "body": json.dumps(to_plain(FindActorMessage("acme-prod", incident_id)))}
+
+
+def test_a_search_asks_cloudtrail_and_changes_no_verdict(
+    outage: Outage, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = outage.store.key("acme-prod", KEY_ID)
+    outage.history.recorded = [actor(event_time=NOW + timedelta(seconds=30))]
+
+    answer = load("check_keys").handler({"Records": [search_record(outage.incident_id)]}, Context())
+
+    assert failed(answer) == []
+    assert outage.incident().actor is not None
+    after = outage.store.key("acme-prod", KEY_ID)
+    assert before is not None
+    assert after == replace(before, alert_sequence=before.alert_sequence + 1, version=before.version + 1)
+    assert metrics_in(capsys.readouterr().out) == {"ActorSearchFound": 1}
+    [line] = logged(caplog)
+    assert (line["incident_id"], line["outcome"]) == (outage.incident_id, SearchOutcome.FOUND)
+    assert "Alice" not in str(line)
+
+
+def test_a_search_that_may_not_look_is_no_failure(outage: Outage, capsys: pytest.CaptureFixture[str]) -> None:
+    outage.history.recorded = None
+
+    answer = load("check_keys").handler({"Records": [search_record(outage.incident_id)]}, Context())
+
+    assert failed(answer) == []
+    assert metrics_in(capsys.readouterr().out) == {"ActorSearchNoAnswer": 1}
+
+
+def test_a_search_that_loses_every_race_is_left_to_the_next_sweep(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
+    class Loses:
+        def look_up(self, *_: object) -> None:
+            raise ConflictError
+
+    use(find_actor=Loses())
+
+    assert failed(load("check_keys").handler({"Records": [search_record("01J")]}, Context())) == []
+    assert metrics_in(capsys.readouterr().out) == {"ActorSearchNotDue": 1}
+
+
+# --- receive_key_event ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def intake(use: Use, store: MemoryStore) -> FakeQueue:
+    """The check queue, behind the function with the example key registered."""
+    store.put(*pointers_to(key()))
+    queue = FakeQueue()
+    use(receive_key_event=ReceiveKeyEvent(store, queue, FakeClock()))
+    return queue
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in recordings.TAKEN if name in {"DisableKey", "DeleteRole", "KMS-CMK-Deletion"}]
+)
+def test_a_recorded_event_is_taken_and_nothing_of_it_is_logged_but_ids(
+    intake: FakeQueue, name: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    event = recordings.recorded(name, account=CUSTOMER, kms_key=KMS_KEY)
+
+    answer = load("receive_key_event").handler(event, Context())
+
+    assert answer == {"registrations": 1, "messages": 4, "ignored": None}
+    assert [each.key_id for each in intake.messages] == [KEY_ID] * 4
+    assert metrics_in(capsys.readouterr().out) == {"KeyEvents": 1, "KeyEventRegistrations": 1}
+    [line] = logged(caplog)
+    assert (line["account_id"], line["registrations"]) == (CUSTOMER, 1)
+    told = str(line)
+    assert not any(word in told for word in ("Alice", "MySessionName", "192.0.2.0", "AWS Internal", "EX_PRINCIPAL_ID"))
+
+
+@pytest.mark.parametrize("event", [None, [], "text", {}, {"source": "aws.kms"}], ids=repr)
+def test_what_is_no_event_is_ignored_so_that_it_is_not_tried_again(
+    intake: FakeQueue, event: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = load("receive_key_event").handler(event, Context())
+
+    assert answer["registrations"] == 0
+    assert answer["ignored"]
+    assert intake.messages == []
+    assert metrics_in(capsys.readouterr().out) == {"KeyEventsIgnored": 1}
+
+
+def test_an_event_that_concerns_more_than_is_looked_at_says_so(
+    intake: FakeQueue, store: MemoryStore, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(101):
+        registered = key(project_id=f"p{number:03d}")
+        store.put(registered, *pointers_to(registered))
+
+    load("receive_key_event").handler(recordings.recorded("DisableKey", account=CUSTOMER, kms_key=KMS_KEY), Context())
+
+    assert metrics_in(capsys.readouterr().out)["KeyEventsCut"] == 1
+    assert [line["levelname"] for line in logged(caplog)] == ["WARNING", "INFO"]
+
+
 # --- plan_sweep -------------------------------------------------------------------------------------------------
 
 
@@ -557,6 +750,8 @@ def plan_sweep_with(use: Use, store: MemoryStore, **wired: Any) -> None:
         "reconcile": ReconcileReport,
         "keep_topics": KeepTopics(store, FakeTopics()),
         "audit_roles": AuditRoles(store, FakeClock()),
+        "plan_actor_searches": PlanActorSearches(store, FakeQueue(), FakeClock()),
+        "keep_pointers": KeepPointers(store),
         "tell_stale": TellStale(store, FakeClock(), CountingIds()),
         "heartbeat": None,
     }
@@ -577,6 +772,8 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         tell_stale=Recorder(StaleReport(stale_keys=2, errors=[("acme-prod/k", "the table did not answer")])),
         keep_topics=KeepTopics(store, topics),
         audit_roles=AuditRoles(store, FakeClock()),
+        plan_actor_searches=PlanActorSearches(store, queue, FakeClock()),
+        keep_pointers=KeepPointers(store),
     )
     store.put(project(project_id="sharing"), key(project_id="sharing"))
 
@@ -657,7 +854,7 @@ def test_a_queue_that_takes_nothing_keeps_nothing_from_being_mended_but_the_swee
     use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     class BrokenQueue(FakeQueue):
-        def send(self, messages: Any) -> int:
+        def send(self, messages: Any, *, delay_seconds: int = 0) -> int:
             raise DeliveryError("SQS did not take the message: AccessDenied")
 
     reconcile, heartbeat = Reconciles(), FakeHeartbeat()
@@ -668,6 +865,7 @@ def test_a_queue_that_takes_nothing_keeps_nothing_from_being_mended_but_the_swee
         reconcile=reconcile,
         heartbeat=heartbeat,
     )
+    store.put(begin_search(incident(opened_at=NOW - timedelta(minutes=1)), CUSTOMER))
 
     answer = load("plan_sweep").handler({}, Context())
 

@@ -29,6 +29,7 @@ from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundErro
 from keyvigil.ports import (
     CheckMessage,
     ExecutionState,
+    FindActorMessage,
     OperationAnswer,
     RegistrationAnswer,
     RestoreAnswer,
@@ -668,13 +669,19 @@ def queue(clients: dict[str, Any]) -> SqsCheckQueue:
     return queue
 
 
-def queue_gets(aws: Stubs, numbers: range, *, taken: int | None = None) -> None:
+def queue_gets(aws: Stubs, numbers: range, *, taken: int | None = None, delay: int = 0) -> None:
     entries = [
         {
             "Id": str(place),
             "MessageBody": json.dumps(
-                {"project_id": "acme-prod", "key_id": f"key-{number}", "due_at": "2026-11-22T03:00:00.000Z"}
+                {
+                    "project_id": "acme-prod",
+                    "key_id": f"key-{number}",
+                    "due_at": "2026-11-22T03:00:00.000Z",
+                    "trigger": "schedule",
+                }
             ),
+            "DelaySeconds": delay,
         }
         for place, number in enumerate(numbers)
     ]
@@ -739,6 +746,12 @@ def test_a_queue_that_does_not_answer_is_asked_once(queue: SqsCheckQueue) -> Non
     assert silence.asked == 1, "its time-outs would take the time of everything else"
 
 
+def test_what_is_to_be_received_later_is_delayed_by_the_queue(aws: Stubs, queue: SqsCheckQueue) -> None:
+    queue_gets(aws, range(2), delay=180)
+
+    assert queue.send(due(2), delay_seconds=180) == 2
+
+
 def test_nothing_due_asks_nobody(aws: Stubs, queue: SqsCheckQueue) -> None:
     assert queue.send([]) == 0
 
@@ -747,6 +760,14 @@ def test_a_message_that_was_sent_is_read_by_check_keys_as_it_was_meant(aws: Stub
     [message] = due(1)
 
     assert from_plain(json.loads(json.dumps(to_plain(message))), CheckMessage) == message
+    search = FindActorMessage("acme-prod", "01J")
+    assert from_plain(json.loads(json.dumps(to_plain(search))), FindActorMessage) == search
+
+
+def test_a_message_of_older_code_is_a_scheduled_check() -> None:
+    older = {"project_id": "acme-prod", "key_id": "key-0", "due_at": "2026-11-22T03:00:00.000Z"}
+
+    assert from_plain(older, CheckMessage) == CheckMessage("acme-prod", "key-0", NOW, Trigger.SCHEDULE)
 
 
 # --- Step Functions ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from keyvigil.domain.incidents import Incident, IncidentStatus, Mending, Workflo
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import LONGEST_REASON, DamagedItemError, DeliveryError, NewerItemError
-from keyvigil.ports import CheckMessage
+from keyvigil.ports import CheckMessage, FindActorMessage
 from keyvigil.use_cases import plan_sweep, reconcile
 from keyvigil.use_cases.lock_clusters import FailOverdueLock
 from keyvigil.use_cases.plan_sweep import PlanSweep
@@ -461,7 +461,7 @@ def test_a_sweep_sends_a_bounded_number_of_keys_those_first_that_have_been_due_t
 
 def test_a_queue_that_takes_nothing_is_a_sweep_with_trouble_and_the_keys_stay_due(world: World) -> None:
     class BrokenQueue(FakeQueue):
-        def send(self, messages: Sequence[CheckMessage]) -> int:
+        def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
             message = "SQS did not take the message: AccessDenied"
             raise DeliveryError(message)
 

@@ -8,6 +8,7 @@ import pytest
 
 from keyvigil.domain.clusters import ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import IncidentStatus
+from keyvigil.domain.key_events import KeyPointer, pointers_to
 from keyvigil.domain.keys import (
     REBASELINES_KEPT,
     Baseline,
@@ -1353,3 +1354,45 @@ def test_a_validation_refuses_the_roles_that_a_registration_refuses(registry: Re
     registry.checker.validation = changed(REFUSING, role_checks_external_id=False)
     with pytest.raises(RefusedError, match="Role does not check the ExternalId"):
         registry.keys.validate("acme-prod", changed(WANTED, role_arn=NEW_ROLE_ARN))
+
+
+# --- what events find -------------------------------------------------------------------------------------------
+
+
+def test_a_registration_writes_the_pointers_by_which_events_find_the_key_in_its_transaction(registry: Registry) -> None:
+    made = registry.keys.register("acme-prod", KeyRequest(key_arn=ALIAS_ARN, role_arn=ROLE_ARN, use=KeyUse.CMEK))
+    pointers = registry.store.all(KeyPointer)
+    assert {each.resource for each in pointers} == {
+        f"key/{KMS_KEY}",
+        "role/keyvigil-customer",
+        "us-west-2/alias/vectors",
+    }
+    assert {(each.project_id, each.key_id, each.account_id) for each in pointers} == {
+        ("acme-prod", made.key_id, made.account_id)
+    }
+    (writes,) = [commit for commit in registry.store.commits if any(isinstance(each.entity, Key) for each in commit)]
+    assert sum(isinstance(each.entity, KeyPointer) for each in writes) == 3
+
+
+def test_a_pointer_that_a_registration_finds_there_is_left_as_it_is(registry: Registry) -> None:
+    registry.store.put(*pointers_to(key()))
+    registry.keys.register("acme-prod", KeyRequest(key_arn=KEY_ARN, role_arn=ROLE_ARN, use=KeyUse.CMEK))
+    assert len(registry.store.all(KeyPointer)) == 2
+
+
+def test_a_key_takes_its_pointers_along_when_it_goes(registry: Registry) -> None:
+    made = registry.keys.register("acme-prod", KeyRequest(key_arn=ALIAS_ARN, role_arn=ROLE_ARN, use=KeyUse.CMEK))
+    registry.keys.delete("acme-prod", made.key_id)
+    assert registry.store.all(KeyPointer) == []
+
+
+def test_a_key_without_pointers_can_be_deleted(watching: Registry) -> None:
+    watching.keys.delete("acme-prod", KEY_ID)
+    assert watching.store.key("acme-prod", KEY_ID) is None
+
+
+def test_events_on_a_role_find_the_keys_that_use_it_now(registry: Registry) -> None:
+    made = registry.keys.register("acme-prod", KeyRequest(key_arn=KEY_ARN, role_arn=ROLE_ARN, use=KeyUse.CMEK))
+    registry.keys.update("acme-prod", made.key_id, role_arn=f"{ROLE_ARN}-2")
+    roles = [each.resource for each in registry.store.all(KeyPointer) if each.resource.startswith("role/")]
+    assert roles == ["role/keyvigil-customer-2"]

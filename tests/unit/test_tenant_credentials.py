@@ -17,6 +17,7 @@ from botocore.credentials import ReadOnlyCredentials
 from keyvigil import adapters
 from keyvigil.adapters import aws
 from keyvigil.adapters.aws import acting_as
+from keyvigil.adapters.cloudtrail_history import CloudTrailHistory
 from keyvigil.adapters.dynamodb_store import DynamoDbStore
 from keyvigil.adapters.functions import CHECK_TIMEOUT_SECONDS, InvokedKeyChecker, InvokedOutboxRelay
 from keyvigil.adapters.idempotency import kept_answers
@@ -184,6 +185,8 @@ CLIENTS: dict[str, Callable[[], Any]] = {
     "step functions": lambda: StepFunctionsWorkflow(None, None)._client,
     "kms of the prober": lambda: KmsProber(FakeClock())._kms("us-west-2"),
     "secrets manager of the prober": lambda: KmsProber(FakeClock())._secrets("us-west-2"),
+    "cloudtrail of the searches": lambda: CloudTrailHistory()._cloudtrail("us-west-2"),
+    "sts of the searches": lambda: CloudTrailHistory()._roles._sts,
     "sts of the prober": lambda: KmsProber(FakeClock())._role_credentials()._sts,
 }
 

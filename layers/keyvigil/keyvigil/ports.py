@@ -6,17 +6,32 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
+from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
+from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
 
 type Entity = (
-    Project | Key | RoleClaim | Cluster | Backup | Incident | TimelineEntry | Subscription | OutboxRow | FleetTold
+    Project
+    | Key
+    | RoleClaim
+    | KeyPointer
+    | EventHints
+    | Cluster
+    | Backup
+    | Incident
+    | ActorSearch
+    | TimelineEntry
+    | Subscription
+    | OutboxRow
+    | FleetTold
 )
 
 
@@ -123,6 +138,15 @@ class Store(Protocol):
     def role_claim(self, account_id: str, role_name: str) -> RoleClaim | None:
         """Read which project a customer's role serves; the name's case does not matter."""
 
+    def pointer(self, pointer: KeyPointer) -> KeyPointer | None:
+        """Read a pointer by what it leads from and to."""
+
+    def pointers(self, account_id: str, resource: str, limit: int) -> list[KeyPointer]:
+        """Read at most so many of the pointers that lead from a resource; eventually consistent."""
+
+    def event_hints(self, project_id: str, key_id: str) -> EventHints | None:
+        """Read what events told of a key."""
+
     def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
         """Read a cluster, or the tombstone that a deleted one left (`deleted_at` set)."""
 
@@ -146,6 +170,12 @@ class Store(Protocol):
 
     def incidents(self, project_id: str, limit: int, token: str | None) -> Page[Incident]:
         """List a project's incidents, newest first."""
+
+    def actor_search(self, project_id: str, incident_id: str) -> ActorSearch | None:
+        """Read the search for who brought an incident about."""
+
+    def due_searches(self, until: datetime, limit: int) -> list[tuple[str, str]]:
+        """(project id, incident id) of at most so many searches that are due; eventually consistent, oldest first."""
 
     def timeline(self, incident_id: str, newest: int = TIMELINE_SHOWN) -> list[TimelineEntry]:
         """Read the newest entries of an incident's timeline, oldest first."""
@@ -291,6 +321,16 @@ class KeyChecker(Protocol):
         """
 
 
+class CallHistory(Protocol):
+    """CloudTrail's event history in a customer's account. Never raises for what AWS answers."""
+
+    def calls(self, key: Key, names: Sequence[str], since: datetime, until: datetime) -> list[Actor] | None:
+        """The calls of these names on a key or its role in that time, newest first.
+
+        None if the customer's role may not look, or CloudTrail did not answer.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class CheckMessage:
     """A key to check. It is dropped if the key was probed since it was due."""
@@ -298,13 +338,24 @@ class CheckMessage:
     project_id: str
     key_id: str
     due_at: datetime
+    trigger: Trigger = Trigger.SCHEDULE
+
+
+@dataclass(frozen=True, slots=True)
+class FindActorMessage:
+    """An incident about which CloudTrail is to be asked. `incident_id` is what tells it from a `CheckMessage`."""
+
+    project_id: str
+    incident_id: str
 
 
 class CheckQueue(Protocol):
     """The queue that feeds `check_keys`."""
 
-    def send(self, messages: Sequence[CheckMessage]) -> int:
-        """Send messages; return how many the queue took. A batch that it refuses does not keep the others back.
+    def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
+        """Send messages, to be received after a delay of at most 900 seconds; return how many the queue took.
+
+        A batch that it refuses does not keep the others back.
 
         Raises:
             DeliveryError: it took none of them.

@@ -11,15 +11,19 @@ from keyvigil.settings import Settings
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 
-    from keyvigil.ports import Clock, Heartbeat, Ids, KeyChecker, Prober, Store, Topics, Workflow
+    from keyvigil.ports import CheckQueue, Clock, Heartbeat, Ids, KeyChecker, Prober, Store, Topics, Workflow
     from keyvigil.use_cases.audit_roles import AuditRoles
     from keyvigil.use_cases.backups import Backups
     from keyvigil.use_cases.check_key import CheckKey
     from keyvigil.use_cases.decide_incident import DecideIncident
+    from keyvigil.use_cases.find_actor import FindActor
+    from keyvigil.use_cases.keep_pointers import KeepPointers
     from keyvigil.use_cases.keep_topics import KeepTopics
     from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock
+    from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
     from keyvigil.use_cases.plan_sweep import PlanSweep
     from keyvigil.use_cases.read_fleet import ReadFleet
+    from keyvigil.use_cases.receive_key_event import ReceiveKeyEvent
     from keyvigil.use_cases.reconcile import Reconcile
     from keyvigil.use_cases.record_lock_result import RecordLockResult
     from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
@@ -90,12 +94,51 @@ def check_key() -> "CheckKey":
 
 
 @cache
+def find_actor() -> "FindActor":
+    """Find who brought an incident about; only `check_keys` may look into customers' CloudTrail."""
+    from keyvigil.adapters.cloudtrail_history import CloudTrailHistory
+    from keyvigil.use_cases.find_actor import FindActor
+
+    return FindActor(store(), CloudTrailHistory(), clock(), ids())
+
+
+@cache
+def _check_queue() -> "CheckQueue":
+    from keyvigil.adapters.messaging import SqsCheckQueue
+
+    return SqsCheckQueue(settings().text("CHECK_QUEUE_URL"))
+
+
+@cache
+def receive_key_event() -> "ReceiveKeyEvent":
+    """Take an event about keys."""
+    from keyvigil.use_cases.receive_key_event import ReceiveKeyEvent
+
+    return ReceiveKeyEvent(store(), _check_queue(), clock())
+
+
+@cache
 def plan_sweep() -> "PlanSweep":
     """Plan the minute's sweep."""
-    from keyvigil.adapters.messaging import SqsCheckQueue
     from keyvigil.use_cases.plan_sweep import PlanSweep
 
-    return PlanSweep(store(), SqsCheckQueue(settings().text("CHECK_QUEUE_URL")), clock())
+    return PlanSweep(store(), _check_queue(), clock())
+
+
+@cache
+def plan_actor_searches() -> "PlanActorSearches":
+    """Plan the minute's searches for who brought incidents about."""
+    from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
+
+    return PlanActorSearches(store(), _check_queue(), clock())
+
+
+@cache
+def keep_pointers() -> "KeepPointers":
+    """See that events find every key. Made anew by every deployment, and so begun anew."""
+    from keyvigil.use_cases.keep_pointers import KeepPointers
+
+    return KeepPointers(store())
 
 
 @cache

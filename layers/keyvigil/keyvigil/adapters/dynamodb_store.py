@@ -27,9 +27,11 @@ from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from keyvigil.adapters.item_schemas import FIRST, newest, upgraded
 from keyvigil.adapters.plain_data import from_stored, to_plain
 from keyvigil.domain.alerts import OutboxRow
+from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
+from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, RoleClaim
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.staleness import FleetTold
@@ -128,6 +130,25 @@ def _role_place(account_id: str, role_name: str) -> _Place:
 _FLEET_TOLD = _Place("FLEET", "TOLD")
 
 
+def _hints_place(project_id: str, key_id: str) -> _Place:
+    # Partitions of their own: what receives events may write to these and to nothing else.
+    return _Place(f"HINTS#{project_id}", f"KEY#{key_id}")
+
+
+def _place_for_events(entity: KeyPointer | EventHints | ActorSearch) -> _Place:
+    match entity:
+        case KeyPointer():
+            return _Place(f"POINTER#{entity.account_id}", f"{entity.resource}#{entity.project_id}#{entity.key_id}")
+        case EventHints():
+            return _hints_place(entity.project_id, entity.key_id)
+        case ActorSearch():
+            return _search_place(entity.project_id, entity.incident_id)
+
+
+def _search_place(project_id: str, incident_id: str) -> _Place:
+    return _Place(f"PROJECT#{project_id}", f"SEARCH#{incident_id}")
+
+
 def _place(entity: Entity) -> _Place:  # noqa: C901  one line a kind
     match entity:
         case Project():
@@ -136,6 +157,8 @@ def _place(entity: Entity) -> _Place:  # noqa: C901  one line a kind
             return _Place(f"PROJECT#{entity.project_id}", f"KEY#{entity.key_id}")
         case RoleClaim():
             return _role_place(entity.account_id, entity.role_name)
+        case KeyPointer() | EventHints() | ActorSearch():
+            return _place_for_events(entity)
         case Cluster():
             return _Place(f"PROJECT#{entity.project_id}", f"CLUSTER#{entity.cluster_id}")
         case Backup():
@@ -156,6 +179,9 @@ _KINDS: dict[type[Any], str] = {
     Project: "PROJECT",
     Key: "KEY",
     RoleClaim: "ROLE",
+    KeyPointer: "POINTER",
+    EventHints: "HINTS",
+    ActorSearch: "SEARCH",
     Cluster: "CLUSTER",
     Backup: "BACKUP",
     Incident: "INCIDENT",
@@ -189,6 +215,8 @@ def _agenda(entity: Entity) -> tuple[str, datetime] | None:
             return "unsent", entity.created_at
         case Incident() if entity.is_open:
             return "open", entity.opened_at
+        case ActorSearch() if entity.done_at is None and entity.next_at is not None:
+            return "search", entity.next_at
         case Cluster() if entity.respond_by is not None and entity.status in {
             ClusterStatus.LOCKING,
             ClusterStatus.UNLOCKING,
@@ -206,6 +234,10 @@ def _expiry(entity: Entity) -> datetime | None:
             return entity.at + KEPT_AFTER_END
         case OutboxRow():
             return entity.sent_at + OUTBOX_KEPT if entity.sent_at else None
+        case EventHints():
+            return entity.kept_until
+        case ActorSearch():
+            return entity.done_at + OUTBOX_KEPT if entity.done_at else entity.opened_at + KEPT_AFTER_END
         case _:
             return None
 
@@ -378,6 +410,19 @@ class DynamoDbStore(Store):
         return self._get(_role_place(account_id, role_name), RoleClaim)
 
     @override
+    def pointer(self, pointer: KeyPointer) -> KeyPointer | None:
+        return self._get(_place(pointer), KeyPointer)
+
+    @override
+    def pointers(self, account_id: str, resource: str, limit: int) -> list[KeyPointer]:
+        results = self._item.query(f"POINTER#{account_id}", self._item.sk.startswith(f"{resource}#"), limit=limit)
+        return [_entity(item, KeyPointer) for item in results]
+
+    @override
+    def event_hints(self, project_id: str, key_id: str) -> EventHints | None:
+        return self._get(_hints_place(project_id, key_id), EventHints)
+
+    @override
     def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
         return self._get(_Place(f"PROJECT#{project_id}", f"CLUSTER#{cluster_id}"), Cluster)
 
@@ -423,6 +468,15 @@ class DynamoDbStore(Store):
         return self._page(Incident, f"PROJECT#{project_id}", "INCIDENT#", limit, token, newest_first=True)
 
     @override
+    def actor_search(self, project_id: str, incident_id: str) -> ActorSearch | None:
+        return self._get(_search_place(project_id, incident_id), ActorSearch)
+
+    @override
+    def due_searches(self, until: datetime, limit: int) -> list[tuple[str, str]]:
+        due = sorted(self._on_agenda("search", until, limit), key=lambda item: item.agenda_at or 0)
+        return [(item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("SEARCH#")) for item in due[:limit]]
+
+    @override
     def timeline(self, incident_id: str, newest: int = TIMELINE_SHOWN) -> list[TimelineEntry]:
         results = self._item.query(
             f"INCIDENT#{incident_id}",
@@ -449,10 +503,10 @@ class DynamoDbStore(Store):
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         return self._get(_Place(f"OUTBOX#{row_id}", "OUTBOX"), OutboxRow)
 
-    def _on_agenda(self, name: str, until: datetime | None) -> Iterator[Item]:
+    def _on_agenda(self, name: str, until: datetime | None, limit: int | None = None) -> Iterator[Item]:
         for shard in range(AGENDA_SHARDS):
             condition = None if until is None else AgendaIndex.agenda_at <= _milliseconds(until)
-            yield from self._item.agenda.query(f"{name}#{shard}", condition)
+            yield from self._item.agenda.query(f"{name}#{shard}", condition, limit=limit)
 
     @override
     def due_keys(self, until: datetime) -> list[DueKey]:

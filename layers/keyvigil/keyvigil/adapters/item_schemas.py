@@ -55,6 +55,12 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "ROLE_AUDIT": (),
     "BACKUP": (),
     "FLEET_TOLD": (),
+    "POINTER": (),
+    "HINTS": (),
+    "SEARCH": (),
+    "CANARY": (),
+    "BRAKE": (),
+    "LOCKOUT_TALLY": (),
 }
 """For each kind the steps from number 1 to 2, from 2 to 3, and so on."""
 

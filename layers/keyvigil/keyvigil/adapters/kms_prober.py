@@ -584,4 +584,5 @@ def _facts(metadata: "KeyMetadataTypeDef") -> KeyFacts:
         material_expires_at=metadata.get("ValidTo"),
         primary_region=multi.get("PrimaryKey", {}).get("Region") if multi else None,
         key_state=metadata.get("KeyState"),
+        custom_key_store_id=metadata.get("CustomKeyStoreId"),
     )

@@ -14,7 +14,7 @@ from keyvigil.adapters.plain_data import rfc3339, to_plain
 from keyvigil.domain.alerts import SCHEMA_VERSION, TEST_TYPE, Alert, AlertStatus, LockRequest, Severity, sentence
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.errors import DeliveryError, RefusedError
-from keyvigil.ports import CheckMessage, CheckQueue, Notifier, Topics
+from keyvigil.ports import CheckMessage, CheckQueue, FindActorMessage, Notifier, Topics
 
 if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
@@ -355,12 +355,12 @@ class SqsCheckQueue(CheckQueue):
         return session().client("sqs", config=config())
 
     @override
-    def send(self, messages: Sequence[CheckMessage]) -> int:
+    def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
         sent = 0
         refused: ClientError | BotoCoreError | None = None
         for batch in batched(messages, self._BATCH, strict=False):
             entries: list[SendMessageBatchRequestEntryTypeDef] = [
-                {"Id": str(number), "MessageBody": json.dumps(to_plain(message))}
+                {"Id": str(number), "MessageBody": json.dumps(to_plain(message)), "DelaySeconds": delay_seconds}
                 for number, message in enumerate(batch)
             ]
             # What the queue refuses stays due, and the next sweep sends it again.

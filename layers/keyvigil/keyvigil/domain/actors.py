@@ -15,3 +15,9 @@ class Actor:
     event_name: str
     source_ip: str | None
     event_time: datetime
+
+
+def in_words(actor: Actor) -> str:
+    """Who called what, from where and when, in one clause."""
+    origin = f" from {actor.source_ip}" if actor.source_ip else ""
+    return f"{actor.arn} called {actor.event_name} at {actor.event_time:%Y-%m-%d %H:%M:%S} UTC{origin}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from keyvigil.domain.actors import Actor
+from keyvigil.domain.actors import Actor, in_words
 from keyvigil.domain.incidents import AffectedCluster, Incident, WorkflowKind
 from keyvigil.domain.keys import Key
 from keyvigil.domain.verdicts import Remediation
@@ -30,6 +30,7 @@ class AlertType(StrEnum):
     KEY_REPLICA_MISSING = "key.replica_missing"
     KEY_STALE = "key.stale"
     APPROVAL_NEEDED = "incident.approval_needed"
+    ACTOR_FOUND = "incident.actor_found"
     CLUSTER_LOCKED = "cluster.locked"
     CLUSTER_UNLOCKED = "cluster.unlocked"
     CLUSTER_LOCK_FAILED = "cluster.lock_failed"
@@ -56,6 +57,7 @@ _KIND: dict[AlertType, tuple[Severity, AlertStatus, str]] = {
     AlertType.KEY_UNHEALTHY: (Severity.CRITICAL, AlertStatus.FIRING, "key"),
     AlertType.KEY_RECOVERED: (Severity.INFO, AlertStatus.RESOLVED, "key"),
     AlertType.APPROVAL_NEEDED: (Severity.CRITICAL, AlertStatus.FIRING, "key"),
+    AlertType.ACTOR_FOUND: (Severity.WARNING, AlertStatus.FIRING, "key"),
     AlertType.CLUSTER_LOCKED: (Severity.CRITICAL, AlertStatus.FIRING, "clusters"),
     AlertType.CLUSTER_UNLOCKED: (Severity.INFO, AlertStatus.RESOLVED, "clusters"),
     AlertType.CLUSTER_LOCK_FAILED: (Severity.CRITICAL, AlertStatus.FIRING, "clusters"),
@@ -142,6 +144,12 @@ def make_alert(
     numbered = replace(key, alert_sequence=key.alert_sequence + 1)
     remediation = key.verdict.remediation or Remediation(summary="Nothing is to be done.")
     verdict = key.verdict
+    code, message = verdict.cause or incident.cause, verdict.message
+    if kind is AlertType.ACTOR_FOUND and incident.actor is not None:
+        code, message = incident.cause, f"{in_words(incident.actor)}, which can explain {incident.cause}."
+        if incident.recovered_at is not None or not incident.is_open:
+            # CloudTrail is late: what is over must not seem to have begun again.
+            severity, status = Severity.INFO, AlertStatus.RESOLVED
     alert = Alert(
         schema_version=SCHEMA_VERSION,
         alert_id=alert_id,
@@ -154,10 +162,7 @@ def make_alert(
         key=_of_key(key),
         incident_id=incident.incident_id,
         cause=AlertCause(
-            code=verdict.cause or incident.cause,
-            operation=verdict.operation,
-            aws_error_code=verdict.aws_error_code,
-            message=verdict.message,
+            code=code, operation=verdict.operation, aws_error_code=verdict.aws_error_code, message=message
         ),
         actor=incident.actor,
         clusters=tuple(clusters),
@@ -283,8 +288,7 @@ def sentence(alert: Alert) -> str:
         lines += [f"Key: {alert.key.arn}", f"Clusters: {names}"]
     lines.append(f"Since: {alert.occurred_at:%Y-%m-%d %H:%M:%S} UTC")
     if alert.actor is not None:
-        who = f"{alert.actor.arn} called {alert.actor.event_name} at {alert.actor.event_time:%Y-%m-%d %H:%M:%S} UTC"
-        lines.append(f"Who: {who}")
+        lines.append(f"Who: {in_words(alert.actor)}")
     lines += ["", alert.remediation.summary, *(f"  {command}" for command in alert.remediation.commands)]
     if alert.incident_id is not None:
         lines += ["", f"Incident {alert.incident_id}"]

@@ -74,7 +74,7 @@ class Incident:
     `executions` are the names of the newest workflow executions, `<incident_id>-<lock|unlock>-<n>`, in the
     order in which they were asked for; `lockouts` and `recoveries` count all of them, and
     `execution_asked_at` is when the last was asked for. `clusters_told` says that an alert about its
-    clusters is firing, which its end must resolve.
+    clusters is firing, which its end must resolve. `last_healthy_at` is when the key was last found usable.
     """
 
     incident_id: str
@@ -98,6 +98,7 @@ class Incident:
     unlock_failure_told_at: datetime | None = None
     decision: PersonsDecision | None = None
     actor: Actor | None = None
+    last_healthy_at: datetime | None = None
     version: int = 0
 
     @property
@@ -173,6 +174,12 @@ def affected(clusters: Iterable[Cluster]) -> tuple[AffectedCluster, ...]:
         AffectedCluster(cluster_id=cluster.cluster_id, status=cluster.status)
         for cluster in sorted(clusters, key=lambda each: each.cluster_id)
     )
+
+
+def of_incident(incident: Incident, clusters: list[Cluster]) -> list[Cluster]:
+    """The clusters that an alert lists: those of the incident, as they stand now."""
+    mine = {each.cluster_id for each in incident.clusters}
+    return [each for each in clusters if not mine or each.cluster_id in mine]
 
 
 class LockoutVerb(StrEnum):

@@ -136,6 +136,7 @@ class KeyFacts:
     replica_regions: tuple[str, ...] = ()
     deletion_date: datetime | None = None
     material_expires_at: datetime | None = None
+    custom_key_store_id: str | None = None
     primary_region: str | None = None
     key_state: str | None = None
     closer: CloserLook | None = None

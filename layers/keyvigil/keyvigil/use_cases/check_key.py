@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol, assert_never
 
+from keyvigil.domain.actors import in_words
 from keyvigil.domain.alerts import OPERATOR_ALERTS, AlertType, Notice
-from keyvigil.domain.clusters import Cluster, ClusterStatus
+from keyvigil.domain.attribution import at_end, begin_search, find_actor
+from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.dangers import watch_dangers, watch_staleness
-from keyvigil.domain.incidents import Incident, IncidentStatus, WorkflowKind, affected, held_by
+from keyvigil.domain.incidents import Incident, IncidentStatus, WorkflowKind, affected, held_by, of_incident
 from keyvigil.domain.keys import Key, KeyStatus, Trigger, is_closer_look_due, next_due
 from keyvigil.domain.projects import Project
 from keyvigil.domain.status_machine import CLOCK_JUMP, Change, is_confirmed, observe
@@ -116,7 +118,7 @@ class CheckKey:
         )
         writes: list[Write] = []
         if decision.change is not None:
-            after, writes = self._tell(after, verdict, decision.change, decision.reason)
+            after, writes = self._tell(key, after, verdict, decision.change, decision.reason)
         after, told = self._watch(key, after, project)
         writes += told
         self._store.commit([Put(after), *writes])
@@ -135,11 +137,11 @@ class CheckKey:
                 writes.append(row)
         return after, writes
 
-    def _tell(self, key: Key, verdict: Verdict, change: Change, reason: str) -> tuple[Key, list[Write]]:
+    def _tell(self, before: Key, key: Key, verdict: Verdict, change: Change, reason: str) -> tuple[Key, list[Write]]:
         """The incident, its timeline and the outbox rows that go with a change of status."""
         now = self._clock.now()
         clusters = self._store.clusters_of_key(key.project_id, key.key_id)
-        incident = self._incident(key, verdict, change, now)
+        incident = self._incident(before, verdict, change, now)
         alert_type: AlertType | None = None
         workflow: WorkflowKind | None = None
         match change:
@@ -167,7 +169,7 @@ class CheckKey:
         writes: list[Write] = []
         if alert_type is not None:
             occurred_at = verdict.probed_at if change is Change.RECOVERED else incident.opened_at
-            shown = _of_incident(incident, clusters)
+            shown = of_incident(incident, clusters)
             row, key = self._telling.alert(alert_type, key, incident, shown, occurred_at=occurred_at)
             writes.append(row)
         if workflow is not None:
@@ -175,18 +177,35 @@ class CheckKey:
             writes.append(row)
         detail = f"{key.last_trigger} probe: {verdict.message} ({reason})"
         entry = self._telling.entry(incident.incident_id, _TIMELINE_WORD[change], detail)
-        return key, [Put(incident), entry, *writes]
+        return key, [Put(incident), entry, *writes, *self._attribute(key, incident, change, now)]
+
+    def _attribute(self, key: Key, incident: Incident, change: Change, now: datetime) -> list[Write]:
+        """What says who brought an incident about, or begins to search for that, or searches a last time."""
+        match change:
+            case Change.SUSPECTED if incident.actor is not None:
+                return [self._telling.entry(incident.incident_id, AlertType.ACTOR_FOUND, in_words(incident.actor))]
+            case Change.SUSPECTED:
+                return [Put(begin_search(incident, key.account_id))]
+            case Change.RECOVERED:
+                search = self._store.actor_search(incident.project_id, incident.incident_id)
+                ended = at_end(search, now) if search is not None else None
+                return [Put(ended)] if ended is not None and ended != search else []
+            case _:
+                return []
 
     def _incident(self, key: Key, verdict: Verdict, change: Change, now: datetime) -> Incident:
         if change is Change.SUSPECTED:
-            return Incident(
+            opened = Incident(
                 incident_id=self._ids.ulid(),
                 project_id=key.project_id,
                 key_id=key.key_id,
                 status=IncidentStatus.CONFIRMING,
                 cause=verdict.cause or Cause.UNCLASSIFIED,
                 opened_at=now,
+                last_healthy_at=key.health.counted_at or key.created_at,
             )
+            hints = self._store.event_hints(key.project_id, key.key_id)
+            return replace(opened, actor=find_actor(opened, hints.calls)) if hints is not None else opened
         incident = self._store.incident(key.project_id, key.open_incident_id or "")
         if incident is None:
             # The key names its incident in the transaction that writes both, so this is a torn read.
@@ -227,9 +246,3 @@ _TIMELINE_WORD = {
     Change.RELAPSED: "key.relapsed",
     Change.RECOVERED: "key.recovered",
 }
-
-
-def _of_incident(incident: Incident, clusters: list[Cluster]) -> list[Cluster]:
-    """The clusters that an alert lists: those of the incident, as they stand now."""
-    mine = {each.cluster_id for each in incident.clusters}
-    return [each for each in clusters if not mine or each.cluster_id in mine]

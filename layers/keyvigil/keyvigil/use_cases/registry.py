@@ -15,6 +15,7 @@ from keyvigil.domain.arns import (
 from keyvigil.domain.backups import BACKUPS_NAMED
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings
 from keyvigil.domain.endpoints import endpoint_problem
+from keyvigil.domain.key_events import pointers_to
 from keyvigil.domain.keys import (
     REBASELINES_KEPT,
     TROUBLED_AFTER,
@@ -397,7 +398,7 @@ class Keys:
             )
             writes: list[Write] = [Put(changed)]
             if changed.role_arn != current.role_arn:
-                writes += self._move_claim(current, changed)
+                writes += [*self._move_claim(current, changed), *self._move_pointers(current, changed)]
             self._store.commit(writes)
             return replace(changed, version=changed.version + 1)
 
@@ -527,6 +528,14 @@ class Keys:
             return []
         return [*self._release(before), self._claim(after)]
 
+    def _move_pointers(self, before: Key | None, after: Key | None) -> list[Write]:
+        """Lead the events that concern a key to it, and away from where it was. Older code left some out."""
+        old = set(pointers_to(before)) if before is not None else set()
+        new = set(pointers_to(after)) if after is not None else set()
+        gone = [self._store.pointer(each) for each in sorted(old - new, key=lambda each: each.resource)]
+        made = [each for each in sorted(new - old, key=lambda each: each.resource) if not self._store.pointer(each)]
+        return [*(Remove(each) for each in gone if each is not None), *(Put(each) for each in made)]
+
     def _probe(self, project: Project, wanted: KeyRequest, baseline: Baseline | None = None) -> RegistrationAnswer:
         """Probe a key and its role as they are to be registered.
 
@@ -543,7 +552,8 @@ class Keys:
     def _store_new(self, key: Key) -> Key:
         project = self._project(key.project_id)
         self._check_room(project, key.key_id)
-        self._store.commit([Put(key), Put(replace(project, keys=project.keys + 1)), self._claim(key)])
+        counted = Put(replace(project, keys=project.keys + 1))
+        self._store.commit([Put(key), counted, self._claim(key), *self._move_pointers(None, key)])
         return replace(key, version=1)
 
     def _project(self, project_id: str) -> Project:
@@ -600,6 +610,7 @@ class Keys:
                 Remove(key),
                 Put(replace(project, keys=max(0, project.keys - 1))),
                 *self._release(key),
+                *self._move_pointers(key, None),
             ]
             incident = self._store.incident(project_id, key.open_incident_id) if key.open_incident_id else None
             if incident is not None and incident.is_open:
