@@ -1,6 +1,7 @@
 """In-memory ports. They implement the real Protocols, so mypy tells when they drift away from them."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,8 +9,8 @@ from typing import Any, cast, override
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.clusters import Cluster, ClusterStatus
-from keyvigil.domain.incidents import Incident, TimelineEntry
-from keyvigil.domain.keys import Key, Registration, RoleClaim, Trigger
+from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
+from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
 from keyvigil.ports import (
@@ -19,6 +20,8 @@ from keyvigil.ports import (
     DueKey,
     Entity,
     ExecutionState,
+    FleetCounts,
+    Heartbeat,
     Ids,
     KeyChecker,
     Notifier,
@@ -213,8 +216,12 @@ class MemoryStore(Store):
         return self._page(mine[::-1], limit, token)
 
     @override
-    def timeline(self, incident_id: str) -> list[TimelineEntry]:
-        return [each for each in self.all(TimelineEntry) if each.incident_id == incident_id]
+    def timeline(self, incident_id: str, newest: int = TIMELINE_SHOWN) -> list[TimelineEntry]:
+        return [each for each in self.all(TimelineEntry) if each.incident_id == incident_id][-newest:]
+
+    @override
+    def timeline_page(self, incident_id: str, limit: int, token: str | None) -> Page[TimelineEntry]:
+        return self._page([each for each in self.all(TimelineEntry) if each.incident_id == incident_id], limit, token)
 
     @override
     def subscriptions(self, project_id: str, limit: int, token: str | None) -> Page[Subscription]:
@@ -241,6 +248,16 @@ class MemoryStore(Store):
             for each in self.all(Cluster)
             if each.status in under_way and each.respond_by is not None and each.respond_by <= now
         ]
+
+    @override
+    def count_fleet(self) -> FleetCounts:
+        keys = self.all(Key)
+        statuses = Counter(key.health.status for key in keys)
+        return FleetCounts(
+            keys={status: statuses[status] for status in KeyStatus},
+            unknown=sum(key.health.unknown_since is not None for key in keys),
+            open_incidents=len(self.open_incidents()),
+        )
 
     @override
     def claim_sweep(self, minute: datetime) -> bool:
@@ -413,6 +430,20 @@ class FakeTopics(Topics):
         self.status = "confirmed"
         self.broken = False
         self.tested: list[tuple[str, str, str]] = []
+        self.redriven: list[str] = []
+        self.dead_letters: str | None = "arn:aws:sqs:us-west-2:111111111111:dead-letters"
+
+    @property
+    @override
+    def dead_letters_arn(self) -> str | None:
+        return self.dead_letters
+
+    @override
+    def redrive(self, subscription_arn: str) -> bool:
+        if subscription_arn in self.refuses:
+            raise PermissionError(subscription_arn)
+        self.redriven.append(subscription_arn)
+        return subscription_arn in self.subscriptions
 
     @override
     def create(self, project_id: str) -> str:
@@ -453,6 +484,20 @@ class FakeTopics(Topics):
     @override
     def unsubscribe(self, subscription_arn: str) -> None:
         self.subscriptions.pop(subscription_arn, None)
+
+
+class FakeHeartbeat(Heartbeat):
+    """A watcher outside that hears, or does not."""
+
+    def __init__(self, trouble: str | None = None) -> None:
+        self.trouble = trouble
+        self.beats = 0
+
+    @override
+    def beat(self) -> None:
+        if self.trouble is not None:
+            raise DeliveryError(self.trouble)
+        self.beats += 1
 
 
 class FakeRelay(OutboxRelay):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -153,17 +154,15 @@ def test_a_project_takes_its_topic_with_it_and_goes_only_when_it_is_empty(stage:
         sns.get_topic_attributes(TopicArn=project.alert_topic_arn)
 
 
-def test_a_fence_survives_deletion_and_registration_of_its_cluster(stage: Stage) -> None:
+def test_a_cluster_that_was_never_locked_leaves_nothing_behind(stage: Stage) -> None:
     project = stage.project()
     watched = stage.watched_key(project)
     project.register_cluster("vectors", watched.key_id, REGISTRY)
     table = stage.cloud.session().client("dynamodb")
     place = {"pk": {"S": f"PROJECT#{project.project_id}"}, "sk": {"S": "CLUSTER#vectors"}}
     stage.api.delete("projects", project.project_id, "clusters", "vectors")
-    tombstone = table.get_item(TableName=stage.outputs["TableName"], Key=place, ConsistentRead=True)["Item"]
-    assert tombstone["deleted"] == {"BOOL": True}
-    again = project.register_cluster("vectors", watched.key_id, REGISTRY)
-    assert again["fence"] == int(tombstone["fence"]["N"])
+    assert "Item" not in table.get_item(TableName=stage.outputs["TableName"], Key=place, ConsistentRead=True)
+    assert project.register_cluster("vectors", watched.key_id, REGISTRY)["fence"] == 0
 
 
 def test_the_fleet_shows_what_is_under_watch_and_when_it_was_swept(stage: Stage) -> None:
@@ -174,6 +173,16 @@ def test_the_fleet_shows_what_is_under_watch_and_when_it_was_swept(stage: Stage)
     assert set(fleet["clusters"]) >= {"ACTIVE", "LOCKED", "PENDING_KEY"}
     if fleet["last_sweep"] is not None:
         assert datetime.fromisoformat(fleet["last_sweep"]["at"]) <= datetime.now(UTC)
+
+
+def test_the_dashboard_is_there_and_cloudwatch_has_its_json(stage: Stage) -> None:
+    cloudwatch: Any = stage.cloud.session().client("cloudwatch")
+    shown = cloudwatch.get_dashboard(DashboardName=stage.outputs["DashboardName"])
+    body = json.loads(shown["DashboardBody"])
+    assert len(body["widgets"]) > 20
+    assert "${" not in shown["DashboardBody"], "everything that it refers to is filled in"
+    functions = [metric for widget in body["widgets"] for metric in widget["properties"].get("metrics", [])]
+    assert ["AWS/Lambda", "Errors", "FunctionName", stage.outputs["PlanSweepFunctionName"]] in functions
 
 
 def test_a_request_that_is_repeated_with_its_idempotency_key_creates_once(stage: Stage) -> None:

@@ -114,8 +114,18 @@ def a_project_that_stops_enforcing_lets_its_clusters_in_although_the_key_is_brok
     project.wait_for_incident(incident_id, "LOCKED")
     stage.api.patch("projects", project.project_id, body={"enforcement": "observe"})
     project.wait_for_incident(incident_id, "OBSERVED", within=300)
-    assert project.cluster("vectors")["status"] == "ACTIVE"
+    active = project.cluster("vectors")
+    assert active["status"] == "ACTIVE"
     assert project.key(watched.key_id)["status"] == "UNHEALTHY"
+    # Its fence survives deletion and registration, as a tombstone.
+    stage.api.delete("projects", project.project_id, "clusters", "vectors")
+    place = {"pk": {"S": f"PROJECT#{project.project_id}"}, "sk": {"S": "CLUSTER#vectors"}}
+    table = stage.cloud.session().client("dynamodb")
+    tombstone = table.get_item(TableName=stage.outputs["TableName"], Key=place, ConsistentRead=True)["Item"]
+    assert tombstone["deleted"] == {"BOOL": True}
+    again = project.register_cluster("vectors", watched.key_id, REGISTRY)
+    assert again["status"] == "PENDING_KEY"
+    assert again["fence"] == active["fence"] == int(tombstone["fence"]["N"]) > 0
 
 
 @story

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from moto import mock_aws
 from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseClientError
 
+from keyvigil.adapters import dynamodb_store as adapter
 from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import (
+    TIMELINE_SHOWN,
     AffectedCluster,
     Decision,
     HeldFor,
@@ -35,7 +37,19 @@ from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, S
 from keyvigil.domain.verdicts import Cause, Finding
 from keyvigil.errors import ConflictError, RefusedError
 from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord
-from tests.examples import CUSTOMER, KEY_ARN, KEY_ID, NOW, ROLE_ARN, cluster, incident, key, project, verdict
+from tests.examples import (
+    CUSTOMER,
+    KEY_ARN,
+    KEY_ID,
+    NOW,
+    ROLE_ARN,
+    SECRET_ARN,
+    cluster,
+    incident,
+    key,
+    project,
+    verdict,
+)
 from tests.fakes import MemoryStore, changed
 from tests.infra.source_template import SourceTemplate
 
@@ -194,6 +208,7 @@ def full_key() -> Key:
         pending_clusters=7,
         alert_sequence=42,
         rebaselines=(Rebaseline(at=NOW, by="arn:aws:iam::111111111111:user/op", reason="damaged"),),
+        probe_secret_arn=SECRET_ARN,
     )
 
 
@@ -275,7 +290,7 @@ FULL: list[Entity] = [
     full_key(),
     full_cluster(),
     full_incident(),
-    subscription(),
+    subscription(dead_letters_arn="arn:aws:sqs:us-west-2:111111111111:dead-letters"),
     RoleClaim(account_id=CUSTOMER, role_name="KeyVigil-Customer", project_id="acme-prod", keys=2),
     entry(),
     *full_rows(),
@@ -615,6 +630,31 @@ def test_a_timeline_is_one_incidents_own_oldest_first(store: Store) -> None:
     assert [each.entry_id for each in store.timeline("01JINCIDENT")] == ["01J0001", "01J0002", "01J0003"]
 
 
+def test_of_a_long_timeline_the_newest_entries_are_read_oldest_first(store: Store) -> None:
+    put(store, *(entry(number) for number in range(1, TIMELINE_SHOWN + 12)))
+
+    shown = [each.entry_id for each in store.timeline("01JINCIDENT")]
+    assert shown == [f"01J{number:04d}" for number in range(12, TIMELINE_SHOWN + 12)]
+    assert [each.entry_id for each in store.timeline("01JINCIDENT", 2)] == shown[-2:]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 200])
+def test_a_timeline_is_walked_page_by_page_without_loss_oldest_first(store: Store, limit: int) -> None:
+    put(store, *(entry(number) for number in range(1, 24)), entry(99, incident_id="01JANOTHER"))
+
+    walked: list[str] = []
+    token: str | None = None
+    while True:
+        page = store.timeline_page("01JINCIDENT", limit, token)
+        assert len(page.items) <= limit
+        walked += [each.entry_id for each in page.items]
+        token = page.next_token
+        if token is None:
+            break
+
+    assert walked == [f"01J{number:04d}" for number in range(1, 24)]
+
+
 def made_up(parts: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
 
@@ -679,6 +719,41 @@ def test_due_keys_of_all_projects_are_found_oldest_first(store: Store) -> None:
 
     assert [each.key_id for each in found] == [f"id-{number:02d}" for number in reversed(range(30))]
     assert {each.project_id for each in found} == {"project-0", "project-1", "project-2"}
+
+
+@pytest.mark.parametrize("status", KeyStatus)
+@pytest.mark.parametrize("unknown_since", [None, EARLIER])
+def test_a_key_of_whatever_status_is_due_and_counted(
+    store: Store, status: KeyStatus, unknown_since: datetime | None
+) -> None:
+    health = Health(status=status, unknown_since=unknown_since)
+    put(store, key(health=health, due_at=NOW), key(key_id="us-west-2.other", due_at=LATER), incident())
+
+    assert store.due_keys(NOW) == [DueKey("acme-prod", KEY_ID, NOW)]
+    counted = store.count_fleet()
+    expected = dict.fromkeys(KeyStatus, 0)
+    expected[KeyStatus.HEALTHY] += 1
+    expected[status] += 1
+    assert counted.keys == expected
+    assert counted.unknown == (unknown_since is not None)
+    assert counted.open_incidents == 1
+
+
+def test_a_key_whose_status_changed_is_counted_and_due_once(store: Store) -> None:
+    put(store, key(due_at=NOW))
+    for version, status in enumerate([*KeyStatus, *KeyStatus], start=1):
+        store.commit([Put(key(version=version, due_at=NOW, health=Health(status=status)))])
+
+        assert len(store.due_keys(NOW)) == 1
+        counted = store.count_fleet().keys
+        assert (counted[status], sum(counted.values())) == (1, 1)
+
+
+def test_an_empty_fleet_is_counted_as_zeros(store: Store) -> None:
+    counted = store.count_fleet()
+
+    assert counted.keys == dict.fromkeys(KeyStatus, 0)
+    assert (counted.unknown, counted.open_incidents) == (0, 0)
 
 
 def test_an_outbox_row_is_unsent_until_it_is_sent(store: Store) -> None:
@@ -809,6 +884,44 @@ def test_outbox_rows_and_nothing_else_pass_the_filter_of_the_relays_stream(
 
     assert len(items) == 8
     assert [item["pk"]["S"] for item in items if passes(dict(item))] == ["OUTBOX#01JROW"]
+
+
+def test_a_key_that_an_earlier_version_listed_is_found_until_its_next_probe_lists_it_anew(
+    dynamodb: "DynamoDBClient", dynamodb_store: DynamoDbStore
+) -> None:
+    """Earlier versions had one list of due keys, whatever their status."""
+    suspect = Health(status=KeyStatus.SUSPECT)
+    put(dynamodb_store, key(due_at=NOW, health=suspect))
+    item = raw(dynamodb, "PROJECT#acme-prod", f"KEY#{KEY_ID}")
+    assert item["agenda_pk"]["S"].startswith("due-suspect#")
+    dynamodb.put_item(TableName=TABLE, Item={**item, "agenda_pk": {"S": "due#3"}})
+
+    assert dynamodb_store.due_keys(NOW) == [DueKey("acme-prod", KEY_ID, NOW)]
+    dynamodb_store.commit([Put(key(version=1, due_at=NOW, health=suspect))])
+    assert dynamodb_store.due_keys(NOW) == [DueKey("acme-prod", KEY_ID, NOW)]
+
+
+def test_a_page_ends_when_it_has_grown_large_and_the_next_goes_on_there(
+    dynamodb_store: DynamoDbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "PAGE_BYTES", 20_000)
+    made = [cluster(cluster_id=f"id-{number:02d}", detail="x" * 3000) for number in range(25)]
+    gone = [cluster(cluster_id=f"id-{number:02d}-gone", deleted_at=NOW) for number in range(25)]
+    put(dynamodb_store, *made, *gone)
+
+    sizes: list[int] = []
+    walked: list[str] = []
+    token: str | None = None
+    while True:
+        page = dynamodb_store.clusters("acme-prod", 200, token)
+        sizes.append(len(page.items))
+        walked += [each.cluster_id for each in page.items]
+        token = page.next_token
+        if token is None:
+            break
+
+    assert walked == [each.cluster_id for each in made]
+    assert max(sizes) == 6, "the sixth passes the bound"
 
 
 def test_the_agenda_is_spread_over_its_shards(dynamodb: "DynamoDBClient", dynamodb_store: DynamoDbStore) -> None:

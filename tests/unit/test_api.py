@@ -3,6 +3,7 @@
 import base64
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 from keyvigil import wiring
 from keyvigil.api import app as api_app
 from keyvigil.domain.clusters import ClusterStatus
-from keyvigil.domain.incidents import AffectedCluster, IncidentStatus, TimelineEntry
+from keyvigil.domain.incidents import TIMELINE_SHOWN, AffectedCluster, IncidentStatus, TimelineEntry
 from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus
-from keyvigil.domain.projects import Protocol, Subscription
+from keyvigil.domain.projects import MAX_SUBSCRIPTIONS_PER_PROJECT, Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import ConflictError
 from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, SweepRecord, ValidationAnswer
@@ -23,7 +24,7 @@ from keyvigil.settings import Settings
 from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.record_lock_result import RecordLockResult
-from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
+from keyvigil.use_cases.registry import IN_THE_WAY_SHOWN, Clusters, Keys, Projects, Subscriptions
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from tests.examples import (
     CUSTOMER,
@@ -140,7 +141,7 @@ LISTED_INCIDENT_FIELDS = {
     "clusters",
     "decision",  # not in the contract's example
 }
-INCIDENT_FIELDS = LISTED_INCIDENT_FIELDS | {"timeline"}
+INCIDENT_FIELDS = LISTED_INCIDENT_FIELDS | {"timeline", "timeline_truncated"}  # the latter is not in the contract
 SUBSCRIPTION_FIELDS = {
     "protocol",
     "endpoint",
@@ -249,6 +250,7 @@ class Api:
     """The API over ports in memory, with one project, key, cluster, incident and subscription in it."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch = patch
         self.store = MemoryStore()
         self.clock = FakeClock()
         self.topics = FakeTopics()
@@ -411,6 +413,14 @@ ROUTES = [
     ),
     Route("GET", f"{T}/incidents", f"{P}/incidents", 200, PAGE_FIELDS, item_fields=LISTED_INCIDENT_FIELDS),
     Route("GET", f"{T}/incidents/<incident_id>", f"{P}/incidents/01JINCIDENT", 200, INCIDENT_FIELDS),
+    Route(
+        "GET",
+        f"{T}/incidents/<incident_id>/timeline",
+        f"{P}/incidents/01JINCIDENT/timeline",
+        200,
+        PAGE_FIELDS,
+        item_fields={"at", "what", "detail"},
+    ),
     Route(
         "POST",
         f"{T}/incidents/<incident_id>/decision",
@@ -714,6 +724,100 @@ def test_an_answer_that_reaches_the_table_but_not_the_workflow_is_asked_for_agai
     api.workflow.broken = False
     assert answer_lock(api, 1795369305484).status == 200
     assert api.workflow.completed == [(TASK_TOKEN, "locked")]
+
+
+# --- what grows -------------------------------------------------------------------------------------------------
+
+
+def much_happened(api: Api, count: int) -> list[str]:
+    """A key that breaks and recovers for weeks."""
+    entries = [
+        TimelineEntry(
+            incident_id="01JINCIDENT",
+            entry_id=f"3{number:06d}",
+            at=NOW + timedelta(minutes=number),
+            what="key.relapsed",
+            detail=f"{number}",
+        )
+        for number in range(count)
+    ]
+    api.store.put(*entries)
+    return [each.detail for each in entries]
+
+
+def test_of_a_long_timeline_an_incident_shows_the_newest_and_says_that_there_is_more(api: Api) -> None:
+    details = much_happened(api, TIMELINE_SHOWN + 50)
+
+    shown = api.ask("GET", f"{P}/incidents/01JINCIDENT").json
+
+    assert [each["detail"] for each in shown["timeline"]] == details[50:]
+    assert shown["timeline_truncated"] is True
+
+
+def test_a_timeline_that_is_shown_whole_says_so(api: Api) -> None:
+    much_happened(api, TIMELINE_SHOWN - 2)
+
+    shown = api.ask("GET", f"{P}/incidents/01JINCIDENT").json
+
+    assert (len(shown["timeline"]), shown["timeline_truncated"]) == (TIMELINE_SHOWN, False)
+
+
+def test_the_whole_timeline_is_read_page_by_page_oldest_first(api: Api) -> None:
+    details = much_happened(api, TIMELINE_SHOWN + 50)
+
+    pages = walk(api, f"{P}/incidents/01JINCIDENT/timeline", "detail", 200)
+
+    assert [len(page) for page in pages] == [200, 152]
+    assert [each for page in pages for each in page] == ["first", "then", *details]
+
+
+def test_a_project_costs_the_same_to_read_however_much_has_happened_in_it(api: Api) -> None:
+    over = {"status": IncidentStatus.RESOLVED, "resolved_at": NOW}
+    api.store.put(*(incident(incident_id=f"01JOVER{number}", **over) for number in range(500)))
+
+    def read_all(*_: Any) -> Any:
+        raise AssertionError("all incidents and clusters of the project were read")
+
+    for name in ("incidents", "clusters"):
+        api.patch.setattr(api.store, name, read_all)
+
+    assert api.ask("GET", P).json["open_incidents"] == 1
+    assert api.ask("GET", "/projects").json["items"][0]["clusters"] == 1
+
+
+def test_a_project_takes_a_bounded_number_of_subscriptions(api: Api) -> None:
+    body = {**NEW_SUBSCRIPTION, "protocol": "email"}
+    for number in range(MAX_SUBSCRIPTIONS_PER_PROJECT - 1):
+        assert api.ask("POST", f"{P}/subscriptions", {**body, "endpoint": f"a{number}@example.com"}).status == 201
+
+    reply = api.ask("POST", f"{P}/subscriptions", {**body, "endpoint": "one-more@example.com"})
+
+    assert (reply.status, reply.json["title"]) == (409, "Too many subscriptions in project")
+    assert len(api.topics.subscriptions) == MAX_SUBSCRIPTIONS_PER_PROJECT - 1, "SNS was not asked"
+    assert api.ask("DELETE", f"{P}/subscriptions/01JSUBSCRIPTION").status == 204
+    assert api.ask("POST", f"{P}/subscriptions", {**body, "endpoint": "one-more@example.com"}).status == 201
+
+
+def test_what_is_in_the_way_of_a_deletion_is_listed_to_a_bounded_length(api: Api) -> None:
+    api.store.put(*(cluster(cluster_id=f"c{number:04d}") for number in range(IN_THE_WAY_SHOWN * 3)))
+
+    listed = api.ask("DELETE", P).json["in_the_way"]
+
+    assert len(listed) == 1 + IN_THE_WAY_SHOWN
+
+
+def test_a_thousand_wrong_fields_are_not_sent_back_a_thousand_times(api: Api) -> None:
+    reply = api.ask("POST", "/projects", {**NEW_PROJECT, **{f"field-{number}": 1 for number in range(3000)}})
+
+    assert reply.status == 422
+    assert len(reply.json["errors"]) == api_app.ERRORS_SHOWN
+    assert len(reply.text) < 4000
+
+
+def test_a_made_up_field_of_whatever_length_is_named_in_short(api: Api) -> None:
+    reply = api.ask("POST", "/projects", {**NEW_PROJECT, "x" * 60_000: 1})
+
+    assert [error["field"] for error in reply.json["errors"]] == ["x" * api_app.LONGEST_FIELD]
 
 
 # --- paging -----------------------------------------------------------------------------------------------------
@@ -1038,6 +1142,7 @@ def test_an_unknown_route_is_404(api: Api, method: str, path: str) -> None:
         ("POST", f"{P}/clusters/none/lock-result", {"fence": 1, "result": "locked"}),
         ("GET", "/projects/nobody/incidents", None),
         ("GET", f"{P}/incidents/none", None),
+        ("GET", f"{P}/incidents/none/timeline", None),
         ("GET", "/projects/nobody/subscriptions", None),
         ("POST", "/projects/nobody/subscriptions", NEW_SUBSCRIPTION),
         ("DELETE", f"{P}/subscriptions/none", None),
@@ -1056,7 +1161,8 @@ def test_what_does_not_exist_is_named_as_it_was_asked_for(api: Api) -> None:
 def test_another_projects_things_are_not_found_under_ones_own_path(api: Api) -> None:
     api.store.put(project(project_id="other"))
 
-    for rest in (f"keys/{KEY_ID}", "clusters/vectors-prod", "incidents/01JINCIDENT"):
+    mine = (f"keys/{KEY_ID}", "clusters/vectors-prod", "incidents/01JINCIDENT", "incidents/01JINCIDENT/timeline")
+    for rest in mine:
         assert api.ask("GET", f"/projects/other/{rest}").status == 404
 
 

@@ -1,14 +1,15 @@
-"""Projects' topics follow the stack's key, some in each sweep, and each once."""
+"""Projects' topics and subscriptions follow the stack, some in each sweep, and each once."""
 
-from typing import override
+from typing import Any, override
 
 import pytest
 
-from keyvigil.domain.projects import Project
+from keyvigil.domain.projects import Project, Protocol, Subscription
+from keyvigil.errors import RefusedError
 from keyvigil.ports import Page
 from keyvigil.use_cases.keep_topics import KeepTopics
-from tests.examples import project
-from tests.fakes import FakeTopics, MemoryStore
+from tests.examples import NOW, project
+from tests.fakes import FakeTopics, MemoryStore, changed
 
 
 def topic(number: int) -> str:
@@ -62,6 +63,111 @@ def test_a_topic_that_cannot_be_changed_delays_no_other_and_is_tried_again(
     assert second.changed == [topic(1)]
     assert keep().changed == []
     assert len(topics.looked_at) == 10
+
+
+def subscribed(store: MemoryStore, topics: FakeTopics, number: int, **fields: Any) -> Subscription:
+    """A subscription of project 0, known to SNS, as code wrote it that knew no dead letters."""
+    example = Subscription(
+        project_id="p0",
+        subscription_id=f"01J{number}",
+        protocol=Protocol.SQS,
+        endpoint=f"arn:aws:sqs:us-west-2:222222222222:alerts-{number}",
+        min_severity="info",
+        types=(),
+        subscription_arn=f"{topic(0)}:{number}",
+        status="confirmed",
+        created_at=NOW,
+    )
+    made = changed(example, **fields)
+    store.put(made)
+    topics.subscriptions[made.subscription_arn] = made
+    return made
+
+
+def dead_letters(store: MemoryStore) -> list[str | None]:
+    return [each.dead_letters_arn for each in store.all(Subscription)]
+
+
+def test_subscriptions_from_before_the_dead_letters_are_brought_under_them_once(
+    store: MemoryStore, topics: FakeTopics
+) -> None:
+    topics.unencrypted.clear()
+    old, other = subscribed(store, topics, 1), subscribed(store, topics, 2, dead_letters_arn="arn:of:a:queue:before")
+    subscribed(store, topics, 3, dead_letters_arn=topics.dead_letters)
+
+    first = KeepTopics(store, topics)()
+    again = KeepTopics(store, topics)()
+
+    assert first.changed == topics.redriven == [old.subscription_arn, other.subscription_arn]
+    assert dead_letters(store) == [topics.dead_letters] * 3
+    assert (again.changed, again.errors) == ([], [])
+
+
+def test_a_subscription_that_cannot_be_changed_delays_no_other_and_is_tried_again(
+    store: MemoryStore, topics: FakeTopics
+) -> None:
+    topics.unencrypted.clear()
+    refusing, other = subscribed(store, topics, 1), subscribed(store, topics, 2)
+    topics.refuses = {refusing.subscription_arn}
+    keep = KeepTopics(store, topics)
+
+    first = keep()
+    topics.refuses = set()
+    second = keep()
+
+    assert first.changed == [other.subscription_arn]
+    assert first.errors == [(refusing.subscription_arn, f"PermissionError: {refusing.subscription_arn}")]
+    assert second.changed == [refusing.subscription_arn]
+
+
+def test_a_subscription_that_sns_forgot_is_not_asked_about_again(store: MemoryStore, topics: FakeTopics) -> None:
+    topics.unencrypted.clear()
+    subscribed(store, topics, 1)
+    topics.subscriptions.clear()
+
+    assert KeepTopics(store, topics)().changed == []
+    assert dead_letters(store) == [topics.dead_letters]
+
+
+@pytest.mark.parametrize(("status", "errors"), [("pending", 0), ("confirmed", 1)])
+def test_a_subscription_that_is_not_confirmed_yet_waits_for_a_later_sandbox(
+    store: MemoryStore, topics: FakeTopics, status: str, errors: int
+) -> None:
+    class NotYet(FakeTopics):
+        @override
+        def redrive(self, subscription_arn: str) -> bool:
+            raise RefusedError(409, "Subscription is not confirmed", "SNS takes no queue of dead letters.")
+
+    not_yet = NotYet()
+    subscribed(store, not_yet, 1, status=status)
+
+    assert len(KeepTopics(store, not_yet)().errors) == errors
+    assert dead_letters(store) == [None]
+
+
+def test_a_stack_without_dead_letters_changes_no_subscription(store: MemoryStore, topics: FakeTopics) -> None:
+    topics.dead_letters = None
+    subscribed(store, topics, 1)
+
+    KeepTopics(store, topics)()
+
+    assert topics.redriven == []
+
+
+def test_subscriptions_that_cannot_be_read_delay_no_other_project(
+    store: MemoryStore, topics: FakeTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(project_id: str, limit: int, token: str | None) -> Page[Subscription]:
+        if project_id == "p0":
+            raise TimeoutError("the table did not answer")
+        return Page((), None)
+
+    monkeypatch.setattr(store, "subscriptions", read)
+
+    kept = KeepTopics(store, topics)()
+
+    assert kept.changed == [topic(number) for number in range(5)]
+    assert kept.errors == [(topic(0), "TimeoutError: the table did not answer")]
 
 
 class StoreThatFailsOnce(MemoryStore):

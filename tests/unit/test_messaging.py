@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +18,7 @@ from keyvigil.adapters.functions import InvokedKeyChecker, InvokedOutboxRelay
 from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue, filter_policy
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
+from keyvigil.api.requests import Subscribe
 from keyvigil.domain.alerts import Alert, AlertType, LockRequest, Severity, WorkflowStart, make_alert, sentence
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster, WorkflowKind
@@ -455,6 +457,75 @@ def test_what_an_endpoint_does_not_take_goes_to_the_dead_letters(aws: Stubs, cli
     topics.subscribe(TOPIC_ARN, wanted)
 
 
+DEAD_LETTERS_ARN = "arn:aws:sqs:us-west-2:111111111111:keyvigil-AlertDeadLetters"
+
+
+@pytest.fixture
+def redriving(clients: dict[str, Any]) -> SnsTopics:
+    topics = SnsTopics("keyvigil-project-", {}, dead_letters_arn=DEAD_LETTERS_ARN)
+    topics.__dict__.update(_sns=clients["sns"])
+    return topics
+
+
+def expect_redrive() -> dict[str, Any]:
+    return {
+        "SubscriptionArn": SUBSCRIPTION_ARN,
+        "AttributeName": "RedrivePolicy",
+        "AttributeValue": json.dumps({"deadLetterTargetArn": DEAD_LETTERS_ARN}),
+    }
+
+
+def test_a_subscription_from_before_the_dead_letters_is_brought_under_them(aws: Stubs, redriving: SnsTopics) -> None:
+    aws.sns.add_response("set_subscription_attributes", {}, expect_redrive())
+
+    assert redriving.redrive(SUBSCRIPTION_ARN) is True
+    assert redriving.dead_letters_arn == DEAD_LETTERS_ARN
+
+
+def test_a_subscription_that_sns_forgot_has_no_dead_letters(aws: Stubs, redriving: SnsTopics) -> None:
+    aws.sns.add_client_error("set_subscription_attributes", "NotFound", http_status_code=404)
+
+    assert redriving.redrive(SUBSCRIPTION_ARN) is False
+
+
+def test_a_subscription_that_sns_does_not_change_is_refused(aws: Stubs, redriving: SnsTopics) -> None:
+    aws.sns.add_client_error("set_subscription_attributes", "InvalidParameter", http_status_code=400)
+
+    with pytest.raises(RefusedError, match="not confirmed"):
+        redriving.redrive(SUBSCRIPTION_ARN)
+
+
+def test_not_being_allowed_to_change_a_subscription_is_an_error(aws: Stubs, redriving: SnsTopics) -> None:
+    aws.sns.add_client_error("set_subscription_attributes", "AuthorizationError", http_status_code=403)
+
+    with pytest.raises(ClientError, match="AuthorizationError"):
+        redriving.redrive(SUBSCRIPTION_ARN)
+
+
+@pytest.mark.parametrize("code", ["FilterPolicyLimitExceeded", "SubscriptionLimitExceeded"])
+def test_a_topic_that_is_full_is_a_refusal_and_not_a_fault(aws: Stubs, topics: SnsTopics, code: str) -> None:
+    aws.sns.add_client_error("subscribe", code, http_status_code=403)
+
+    with pytest.raises(RefusedError) as refused:
+        topics.subscribe(TOPIC_ARN, subscription())
+
+    assert (refused.value.status, refused.value.title) == (409, "Too many subscriptions in project")
+
+
+def test_the_widest_filter_policy_is_within_what_sns_takes() -> None:
+    """At most 150 combinations of values, five attributes and 256 KB.
+
+    https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html
+    """
+    types = Subscribe.model_json_schema()["properties"]["types"]
+    longest = "k" * types["items"]["maxLength"]
+    policy = filter_policy(subscription(min_severity="info", types=(longest,) * types["maxItems"]))
+
+    assert math.prod(len(values) for values in policy.values()) <= 150
+    assert len(policy) <= 5
+    assert len(json.dumps(policy)) < 256 * 1024
+
+
 def test_an_endpoint_that_sns_does_not_take_is_refused_and_not_a_fault(aws: Stubs, topics: SnsTopics) -> None:
     aws.sns.add_client_error("subscribe", "InvalidParameter", http_status_code=400)
 
@@ -618,6 +689,40 @@ def test_what_the_queue_refuses_is_not_counted_as_sent(aws: Stubs, queue: SqsChe
     queue_gets(aws, range(10, 12), taken=0)
 
     assert queue.send(due(12)) == 7
+
+
+def test_a_batch_that_the_queue_refuses_as_a_whole_keeps_no_other_back(aws: Stubs, queue: SqsCheckQueue) -> None:
+    queue_gets(aws, range(10))
+    aws.sqs.add_client_error("send_message_batch", "InternalError", http_status_code=500)
+    queue_gets(aws, range(20, 23))
+
+    assert queue.send(due(23)) == 13
+
+
+def test_a_queue_that_takes_nothing_at_all_is_a_delivery_that_failed(aws: Stubs, queue: SqsCheckQueue) -> None:
+    for _ in range(2):
+        aws.sqs.add_client_error("send_message_batch", "KMS.DisabledException", http_status_code=400)
+
+    with pytest.raises(DeliveryError, match=r"SQS did not take the message: KMS\.DisabledException"):
+        queue.send(due(12))
+
+
+def test_a_queue_that_does_not_answer_is_asked_once(queue: SqsCheckQueue) -> None:
+    class Silence:
+        asked = 0
+
+        def send_message_batch(self, **_: Any) -> Any:
+            self.asked += 1
+            raise ConnectTimeoutError(endpoint_url=QUEUE_URL)
+
+    silence = Silence()
+    queue.__dict__.update(_sqs=silence)
+
+    with pytest.raises(DeliveryError) as failed:
+        queue.send(due(35))
+
+    assert failed.value.unreachable
+    assert silence.asked == 1, "its time-outs would take the time of everything else"
 
 
 def test_nothing_due_asks_nobody(aws: Stubs, queue: SqsCheckQueue) -> None:

@@ -1,5 +1,6 @@
 """What leaves the table, and what finds it when it did not."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,9 @@ from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import Incident, IncidentStatus, Mending, WorkflowKind
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import Cause
+from keyvigil.errors import LONGEST_REASON, DeliveryError
+from keyvigil.ports import CheckMessage
+from keyvigil.use_cases import plan_sweep, reconcile
 from keyvigil.use_cases.lock_clusters import FailOverdueLock
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
@@ -372,3 +376,78 @@ def test_a_row_that_cannot_be_read_does_not_hold_up_the_others(world: World, mon
     result = world.relay(["poison", "fine"])
     assert result.sent == 1
     assert [(row_id, target) for row_id, target, _ in result.failures] == [("poison", None)]
+
+
+def test_a_sweep_asks_for_a_bounded_number_of_rows_and_the_next_ones_for_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a topic that takes nothing for days would keep other tenants' alerts from being tried at all."""
+    monkeypatch.setattr(reconcile, "ROWS_A_SWEEP", 4)
+    world.store.put(*(alert_row(f"r{number}") for number in range(10)))
+    world.clock.advance(60)
+    for _ in range(4):
+        before = len(world.asked.asked)
+        assert world.reconcile().rows_resent == 4
+        assert len(world.asked.asked) == before + 4
+        world.clock.advance(60)
+    assert set(world.asked.asked) == {f"r{number}" for number in range(10)}
+
+
+def test_a_sweep_looks_at_a_bounded_number_of_incidents_and_the_next_ones_at_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "INCIDENTS_A_SWEEP", 3)
+    world.store.put(key(), *(incident(incident_id=f"01J{n}", status=IncidentStatus.UNLOCKING) for n in range(7)))
+    assert len(world.reconcile().mended) == 3
+    for _ in range(4):
+        world.clock.advance(60)
+        world.reconcile()
+    assert world.store.open_incidents() == []
+
+
+def test_a_sweep_fails_a_bounded_number_of_overdue_answers_and_the_next_ones_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "CLUSTERS_A_SWEEP", 2)
+    late = {"status": ClusterStatus.LOCKING, "respond_by": NOW, "task_token": "t", "locked_by_incident_id": INCIDENT}
+    world.store.put(key(), incident(), *(cluster(cluster_id=f"c{number}", **late) for number in range(5)))
+    assert [world.reconcile().overdue_failed for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_what_went_wrong_is_told_in_one_line_of_bounded_length(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quotes_everything(_project_id: str, _incident_id: str) -> Incident | None:
+        message = "line\n" * 10_000
+        raise OSError(message)
+
+    world.store.put(incident())
+    monkeypatch.setattr(world.store, "incident", quotes_everything)
+    [(_, reason)] = world.reconcile().errors
+    assert reason.startswith("OSError: line line")
+    assert len(reason) == LONGEST_REASON
+    assert "\n" not in reason
+
+
+def test_a_sweep_sends_a_bounded_number_of_keys_those_first_that_have_been_due_the_longest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_sweep, "KEYS_A_SWEEP", 2)
+    world.store.put(*(key(key_id=f"k{n}", due_at=NOW - timedelta(seconds=n)) for n in range(5)))
+    result = world.sweep()
+    assert (result.keys_due, result.keys_sent) == (5, 2)
+    assert [message.key_id for message in world.queue.messages] == ["k4", "k3"]
+
+
+def test_a_queue_that_takes_nothing_is_a_sweep_with_trouble_and_the_keys_stay_due(world: World) -> None:
+    class BrokenQueue(FakeQueue):
+        def send(self, messages: Sequence[CheckMessage]) -> int:
+            message = "SQS did not take the message: AccessDenied"
+            raise DeliveryError(message)
+
+    world.store.put(key())
+    result = PlanSweep(world.store, BrokenQueue(), world.clock)()
+    assert (result.claimed, result.keys_due, result.keys_sent) == (True, 1, 0)
+    assert result.trouble == "SQS did not take the message: AccessDenied"
+    assert len(world.store.due_keys(NOW)) == 1
+    last = world.store.last_sweep()
+    assert last is not None
+    assert (last.keys_due, last.keys_sent) == (1, 0)

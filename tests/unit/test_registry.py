@@ -822,6 +822,29 @@ def test_a_fence_survives_deletion_and_registration_under_another_key(watching: 
     assert again == watching.store.cluster("acme-prod", "vectors-prod")
 
 
+def test_a_cluster_that_was_never_asked_for_anything_leaves_nothing_behind(watching: Registry) -> None:
+    for _ in range(3):
+        watching.clusters.register("acme-prod", NEW_CLUSTER)
+        watching.clusters.delete("acme-prod", "vectors-prod")
+
+    assert watching.store.cluster("acme-prod", "vectors-prod") is None
+    assert watching.key().clusters == 0
+
+
+def test_a_cluster_that_a_lock_is_asked_for_while_it_is_deleted_is_not_deleted(watching: Registry) -> None:
+    watching.clusters.register("acme-prod", NEW_CLUSTER)
+
+    def a_lock_is_asked_for() -> None:
+        found = watching.clusters.get("acme-prod", "vectors-prod")
+        watching.store.commit([Put(changed(found, status=ClusterStatus.LOCKING, fence=7))])
+
+    watching.store.before_commit = a_lock_is_asked_for
+
+    with pytest.raises(RefusedError, match="Cluster is locked"):
+        watching.clusters.delete("acme-prod", "vectors-prod")
+    assert watching.clusters.get("acme-prod", "vectors-prod").fence == 7
+
+
 def test_a_tombstone_is_neither_changed_nor_deleted_again(watching: Registry) -> None:
     watching.store.put(cluster(deleted_at=NOW, fence=5))
 

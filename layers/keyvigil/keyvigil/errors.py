@@ -1,5 +1,13 @@
 """The errors that KeyVigil raises itself: one family, few leaves, each caught only where something can be done."""
 
+LONGEST_REASON = 500
+"""How many characters of an error are told, in a log line or a report: some quote all that they were given."""
+
+
+def in_short(error: BaseException) -> str:
+    """An error's class and words, in one line of bounded length."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+
 
 class KeyVigilError(Exception):
     """Base of every error that KeyVigil raises on purpose."""

@@ -1,6 +1,6 @@
 """What the use cases need from the outside world. Adapters implement these; unit tests use in-memory ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -8,8 +8,8 @@ from typing import Protocol
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.clusters import Cluster
-from keyvigil.domain.incidents import Incident, TimelineEntry
-from keyvigil.domain.keys import Baseline, Key, KeyFacts, Registration, RoleClaim, Trigger
+from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
+from keyvigil.domain.keys import Baseline, Key, KeyFacts, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.verdicts import Verdict
 
@@ -35,7 +35,10 @@ type Write = Put | Remove
 
 @dataclass(frozen=True, slots=True)
 class Page[T]:
-    """One page of a list. `next_token` is None on the last."""
+    """One page of a list. `next_token` is None on the last.
+
+    A page ends at its limit or when it has grown large, so that one that is short need not be the last.
+    """
 
     items: tuple[T, ...]
     next_token: str | None
@@ -57,6 +60,18 @@ class SweepRecord:
     at: datetime
     keys_due: int
     keys_sent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetCounts:
+    """How many keys have which status, and how many incidents are open.
+
+    `unknown` counts keys about which nothing is known, whatever their status was before.
+    """
+
+    keys: Mapping[KeyStatus, int]
+    unknown: int
+    open_incidents: int
 
 
 class Store(Protocol):
@@ -99,8 +114,11 @@ class Store(Protocol):
     def incidents(self, project_id: str, limit: int, token: str | None) -> Page[Incident]:
         """List a project's incidents, newest first."""
 
-    def timeline(self, incident_id: str) -> list[TimelineEntry]:
-        """Read an incident's timeline, oldest first."""
+    def timeline(self, incident_id: str, newest: int = TIMELINE_SHOWN) -> list[TimelineEntry]:
+        """Read the newest entries of an incident's timeline, oldest first."""
+
+    def timeline_page(self, incident_id: str, limit: int, token: str | None) -> Page[TimelineEntry]:
+        """List an incident's whole timeline, oldest first."""
 
     def subscription(self, project_id: str, subscription_id: str) -> Subscription | None:
         """Read a subscription."""
@@ -122,6 +140,9 @@ class Store(Protocol):
 
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:
         """(project id, cluster id) of clusters whose answer is overdue; eventually consistent."""
+
+    def count_fleet(self) -> FleetCounts:
+        """Count keys and open incidents in the index, without reading any of them; eventually consistent."""
 
     def claim_sweep(self, minute: datetime) -> bool:
         """Take this UTC minute's sweep; False if somebody has it already."""
@@ -220,7 +241,11 @@ class CheckQueue(Protocol):
     """The queue that feeds `check_keys`."""
 
     def send(self, messages: Sequence[CheckMessage]) -> int:
-        """Send messages; return how many the queue took."""
+        """Send messages; return how many the queue took. A batch that it refuses does not keep the others back.
+
+        Raises:
+            DeliveryError: it took none of them.
+        """
 
 
 class Notifier(Protocol):
@@ -294,6 +319,17 @@ class Topics(Protocol):
             RefusedError: SNS does not take the endpoint.
         """
 
+    @property
+    def dead_letters_arn(self) -> str | None:
+        """The queue that gets what a subscriber's endpoint does not take; None if there is none."""
+
+    def redrive(self, subscription_arn: str) -> bool:
+        """Have what an endpoint does not take sent to the queue of dead letters; False if SNS forgot the subscription.
+
+        Raises:
+            RefusedError: SNS changes nothing about it; perhaps it was not confirmed yet.
+        """
+
     def subscription_status(self, subscription_arn: str) -> str:
         """`pending` until the subscriber has confirmed, then `confirmed`; `gone` if SNS does not know it any more."""
 
@@ -309,6 +345,17 @@ class Topics(Protocol):
 
         Raises:
             DeliveryError: SNS did not take it.
+        """
+
+
+class Heartbeat(Protocol):
+    """A watcher outside, which is told of every sweep that was finished, so that it notices silence."""
+
+    def beat(self) -> None:
+        """Tell it.
+
+        Raises:
+            DeliveryError: it did not take it. The words do not contain its address, which is a secret.
         """
 
 

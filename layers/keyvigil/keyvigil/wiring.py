@@ -11,7 +11,7 @@ from keyvigil.settings import Settings
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 
-    from keyvigil.ports import Clock, Ids, Prober, Store, Topics, Workflow
+    from keyvigil.ports import Clock, Heartbeat, Ids, Prober, Store, Topics, Workflow
     from keyvigil.use_cases.check_key import CheckKey
     from keyvigil.use_cases.decide_incident import DecideIncident
     from keyvigil.use_cases.keep_topics import KeepTopics
@@ -117,12 +117,22 @@ def reconcile() -> "Reconcile":
 
 @cache
 def keep_topics() -> "KeepTopics":
-    """Bring projects' topics under the stack's key. Made anew by every deployment, and so begun anew."""
+    """Bring projects' topics and subscriptions into line. Made anew by every deployment, and so begun anew."""
     from keyvigil.adapters.messaging import SnsTopics
     from keyvigil.use_cases.keep_topics import KeepTopics
 
     # It makes no topics, so it needs neither their prefix nor their tags.
-    return KeepTopics(store(), SnsTopics("", {}, settings().optional("KMS_KEY_ARN")))
+    topics = SnsTopics("", {}, settings().optional("KMS_KEY_ARN"), settings().text("ALERT_DEAD_LETTERS_ARN"))
+    return KeepTopics(store(), topics)
+
+
+@cache
+def heartbeat() -> "Heartbeat | None":
+    """The watcher outside, if the operator has one."""
+    from keyvigil.adapters.heartbeat import HttpsHeartbeat
+
+    url = settings().optional("HEARTBEAT_URL")
+    return HttpsHeartbeat(url) if url else None
 
 
 @cache

@@ -26,11 +26,11 @@ from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.alerts import OutboxRow
 from keyvigil.domain.clusters import Cluster, ClusterStatus
-from keyvigil.domain.incidents import Incident, TimelineEntry
-from keyvigil.domain.keys import Key, RoleClaim
+from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
+from keyvigil.domain.keys import Key, KeyStatus, RoleClaim
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.errors import ConflictError, RefusedError
-from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord, Write
+from keyvigil.ports import DueKey, Entity, FleetCounts, Page, Put, Remove, Store, SweepRecord, Write
 
 AGENDA_SHARDS = 8
 """Partitions of each agenda list: a partition of an index takes 1,000 writes a second, and one write is one probe."""
@@ -39,11 +39,25 @@ SCHEMA = 1
 KEPT_AFTER_END = timedelta(days=400)
 """How long a resolved incident and its timeline stay: a year's audit looks back a year and a month."""
 
+PAGE_BYTES = 1024 * 1024
+"""How much of what is stored one page of a list may hold: a function's answer has at most 6 MB, and quoting a text
+twice more than doubles it. https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+"""
+
 OUTBOX_KEPT = timedelta(days=14)
 SWEEPS_KEPT = timedelta(days=1)
 _TRANSACTION_LIMIT = 100
+_TOMBSTONES_AT_ONCE = 500
 _REFUSED = {"ConditionalCheckFailedException", "TransactionCanceledException", "TransactionConflictException"}
 _RACE_REASONS = {"ConditionalCheckFailed", "TransactionConflict"}
+# Keys are listed by their status, so that a sweep can count them without reading them. Most are HEALTHY and known.
+_DUE = {
+    (status, unknown): "due"
+    + ("" if status is KeyStatus.HEALTHY else f"-{status.lower()}")
+    + ("-unknown" if unknown else "")
+    for status in KeyStatus
+    for unknown in (False, True)
+}
 _LONGEST_TOKEN_PART = 128
 _LONGEST_TOKEN_NUMBER = 15
 
@@ -154,7 +168,7 @@ def _agenda(entity: Entity) -> tuple[str, datetime] | None:
         case Project():
             return "project", entity.created_at
         case Key():
-            return "due", entity.due_at
+            return _DUE[entity.health.status, entity.health.unknown_since is not None], entity.due_at
         case OutboxRow() if entity.sent_at is None:
             return "unsent", entity.created_at
         case Incident() if entity.is_open:
@@ -285,10 +299,18 @@ class DynamoDbStore(Store):
             limit=limit,
             last_evaluated_key=start,
             scan_index_forward=not newest_first,
+            # What a filter leaves out counts as read: by fifties, a thousand tombstones would be twenty requests.
+            page_size=_TOMBSTONES_AT_ONCE if kind is Cluster else None,
         )
-        items = tuple(_entity(item, kind) for item in results)
+        items: list[T] = []
+        size = 0
+        for item in results:
+            items.append(_entity(item, kind))
+            size += len(item.body)
+            if size >= PAGE_BYTES:
+                break
         last = results.last_evaluated_key
-        return Page(items, _to_token([last["sk"]["S"].removeprefix(prefix)]) if last else None)
+        return Page(tuple(items), _to_token([last["sk"]["S"].removeprefix(prefix)]) if last else None)
 
     @override
     def project(self, project_id: str) -> Project | None:
@@ -366,9 +388,19 @@ class DynamoDbStore(Store):
         return self._page(Incident, f"PROJECT#{project_id}", "INCIDENT#", limit, token, newest_first=True)
 
     @override
-    def timeline(self, incident_id: str) -> list[TimelineEntry]:
-        results = self._item.query(f"INCIDENT#{incident_id}", self._item.sk.startswith("AT#"), consistent_read=True)
-        return [_entity(item, TimelineEntry) for item in results]
+    def timeline(self, incident_id: str, newest: int = TIMELINE_SHOWN) -> list[TimelineEntry]:
+        results = self._item.query(
+            f"INCIDENT#{incident_id}",
+            self._item.sk.startswith("AT#"),
+            consistent_read=True,
+            limit=newest,
+            scan_index_forward=False,
+        )
+        return [_entity(item, TimelineEntry) for item in results][::-1]
+
+    @override
+    def timeline_page(self, incident_id: str, limit: int, token: str | None) -> Page[TimelineEntry]:
+        return self._page(TimelineEntry, f"INCIDENT#{incident_id}", "AT#", limit, token)
 
     @override
     def subscription(self, project_id: str, subscription_id: str) -> Subscription | None:
@@ -391,7 +423,8 @@ class DynamoDbStore(Store):
     def due_keys(self, until: datetime) -> list[DueKey]:
         due = [
             DueKey(item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("KEY#"), _moment(item.agenda_at or 0))
-            for item in self._on_agenda("due", until)
+            for name in _DUE.values()
+            for item in self._on_agenda(name, until)
         ]
         return sorted(due, key=lambda each: each.due_at)
 
@@ -413,6 +446,18 @@ class DynamoDbStore(Store):
             (item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("CLUSTER#"))
             for item in self._on_agenda("unanswered", now)
         ]
+
+    def _count(self, name: str) -> int:
+        return sum(self._item.agenda.count(f"{name}#{shard}") for shard in range(AGENDA_SHARDS))
+
+    @override
+    def count_fleet(self) -> FleetCounts:
+        listed = {place: self._count(name) for place, name in _DUE.items()}
+        return FleetCounts(
+            keys={status: listed[status, False] + listed[status, True] for status in KeyStatus},
+            unknown=sum(listed[status, True] for status in KeyStatus),
+            open_incidents=self._count("open"),
+        )
 
     @override
     def claim_sweep(self, minute: datetime) -> bool:

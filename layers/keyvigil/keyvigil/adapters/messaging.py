@@ -27,7 +27,15 @@ SOURCE = "keyvigil"
 _SUBJECT_LIMIT = 100
 _SEVERITIES = list(Severity)
 _KEY = "KmsMasterKeyId"
+_REDRIVE = "RedrivePolicy"
 _NOT_TAKEN = {"InvalidParameter", "InvalidParameterException"}
+# Source: https://docs.aws.amazon.com/sns/latest/api/API_Subscribe.html#API_Subscribe_Errors
+_FULL = {
+    "FilterPolicyLimitExceeded",
+    "FilterPolicyLimitExceededException",
+    "SubscriptionLimitExceeded",
+    "SubscriptionLimitExceededException",
+}
 
 
 class AwsNotifier(Notifier):
@@ -203,7 +211,7 @@ class SnsTopics(Topics):
         if subscription.protocol in _RAW:
             attributes["RawMessageDelivery"] = "true"
         if self._dead_letters:
-            attributes["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": self._dead_letters})
+            attributes[_REDRIVE] = json.dumps({"deadLetterTargetArn": self._dead_letters})
         try:
             answer = self._sns.subscribe(
                 TopicArn=topic_arn,
@@ -213,12 +221,38 @@ class SnsTopics(Topics):
                 ReturnSubscriptionArn=True,
             )
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") not in _NOT_TAKEN:
+            code = error.response.get("Error", {}).get("Code")
+            if code in _FULL:
+                detail = "SNS takes no further one on this topic or in this account. Delete one, or tell the operator."
+                raise RefusedError(409, "Too many subscriptions in project", detail) from error
+            if code not in _NOT_TAKEN:
                 raise
             detail = f"SNS does not take {subscription.endpoint} as an endpoint for {subscription.protocol}."
             raise RefusedError(422, "Invalid endpoint", detail) from error
         arn = answer["SubscriptionArn"]
         return arn, self.subscription_status(arn)
+
+    @property
+    @override
+    def dead_letters_arn(self) -> str | None:
+        return self._dead_letters
+
+    @override
+    def redrive(self, subscription_arn: str) -> bool:
+        try:
+            self._sns.set_subscription_attributes(
+                SubscriptionArn=subscription_arn,
+                AttributeName=_REDRIVE,
+                AttributeValue=json.dumps({"deadLetterTargetArn": self._dead_letters}),
+            )
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in _NOT_TAKEN:
+                detail = "SNS takes no queue of dead letters for this subscription."
+                raise RefusedError(409, "Subscription is not confirmed", detail) from error
+            if not _is_gone(error):
+                raise
+            return False
+        return True
 
     @override
     def subscription_status(self, subscription_arn: str) -> str:
@@ -322,11 +356,19 @@ class SqsCheckQueue(CheckQueue):
     @override
     def send(self, messages: Sequence[CheckMessage]) -> int:
         sent = 0
+        refused: ClientError | BotoCoreError | None = None
         for batch in batched(messages, self._BATCH, strict=False):
             entries: list[SendMessageBatchRequestEntryTypeDef] = [
                 {"Id": str(number), "MessageBody": json.dumps(to_plain(message))}
                 for number, message in enumerate(batch)
             ]
             # What the queue refuses stays due, and the next sweep sends it again.
-            sent += len(self._sqs.send_message_batch(QueueUrl=self._url, Entries=entries).get("Successful", []))
+            try:
+                sent += len(self._sqs.send_message_batch(QueueUrl=self._url, Entries=entries).get("Successful", []))
+            except (ClientError, BotoCoreError) as error:
+                refused = error
+                if isinstance(error, BotoCoreError):  # nobody answers: waiting for each batch would take all the time
+                    break
+        if refused is not None and sent == 0:
+            raise _not_delivered("SQS", refused) from refused
         return sent

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
@@ -31,7 +32,7 @@ from keyvigil.api.requests import (
     Subscribe,
 )
 from keyvigil.domain.clusters import Answer, LockSettings
-from keyvigil.domain.incidents import Incident, affected
+from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, affected
 from keyvigil.domain.keys import Key, KeyStatus
 from keyvigil.domain.projects import Project
 from keyvigil.errors import (
@@ -48,10 +49,17 @@ from keyvigil.use_cases.record_lock_result import LockAnswer
 from keyvigil.use_cases.registry import KeyRequest, NewCluster, NewProject
 
 MAX_BODY_BYTES = 64 * 1024
-# No id is longer than 63 characters, and the table's sort key takes 1,024 bytes.
-_NORMAL_PATH = re.compile(r"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9_.-]{1,128})+\Z", re.ASCII)
+MOST_ITEMS = 200
+"""How many items a caller may ask a list for at once."""
+ERRORS_SHOWN = 20
+LONGEST_FIELD = 100
+"""Of a field's name, in characters: it may be one that somebody made up to have it sent back."""
 
-Limit = Annotated[int, Query(ge=1, le=200)]
+# No id is longer than 63 characters, and the table's sort key takes 1,024 bytes.
+LONGEST_PATH_PART = 128
+_NORMAL_PATH = re.compile(rf"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9_.-]{{1,{LONGEST_PATH_PART}}})+\Z", re.ASCII)
+
+Limit = Annotated[int, Query(ge=1, le=MOST_ITEMS)]
 Token = Annotated[str | None, Query(max_length=2048)]
 
 logger = Logger(service="registry_api")
@@ -124,10 +132,10 @@ def _invalid(error: RequestValidationError) -> Response[str]:
         return problem(400, "Malformed JSON", "The request body is not valid JSON.")
     errors = [
         {
-            "field": ".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0]),
+            "field": (".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0]))[:LONGEST_FIELD],
             "message": each["msg"],
         }
-        for each in found
+        for each in found[:ERRORS_SHOWN]
     ]
     return problem(422, "Invalid request", "Some fields are not as they must be; see `errors`.", errors=errors)
 
@@ -198,12 +206,17 @@ def _fault(error: Exception) -> Response[str]:
 # --- projects ---------------------------------------------------------------------------------------------------
 
 
-def _project_view(shown: Project) -> dict[str, Any]:
+def _project_views() -> Callable[[Project], dict[str, Any]]:
+    """Projects with their counts, which cost the same however much has happened in them; incidents a moment late."""
     store = wiring.store()
-    name = shown.project_id
-    clusters = sum(1 for _ in every(lambda limit, token: store.clusters(name, limit, token)))
-    incidents = every(lambda limit, token: store.incidents(name, limit, token))
-    return views.project(shown, clusters=clusters, open_incidents=sum(each.is_open for each in incidents))
+    opened = Counter(project_id for project_id, _ in store.open_incidents())
+
+    def view(shown: Project) -> dict[str, Any]:
+        keys = every(lambda limit, token: store.keys(shown.project_id, limit, token))
+        clusters = sum(key.clusters for key in keys)
+        return views.project(shown, clusters=clusters, open_incidents=opened[shown.project_id])
+
+    return view
 
 
 @app.post("/projects")
@@ -219,19 +232,19 @@ def create_project(body: Annotated[CreateProject, Body()]) -> tuple[dict[str, An
 @app.get("/projects")
 def list_projects(limit: Limit = 50, next_token: Token = None) -> dict[str, Any]:
     """List projects."""
-    return views.page(wiring.store().projects(limit, next_token), _project_view)
+    return views.page(wiring.store().projects(limit, next_token), _project_views())
 
 
 @app.get("/projects/<project_id>")
 def get_project(project_id: str) -> dict[str, Any]:
     """Read a project."""
-    return _project_view(wiring.projects().get(project_id))
+    return _project_views()(wiring.projects().get(project_id))
 
 
 @app.patch("/projects/<project_id>")
 def change_project(project_id: str, body: Annotated[ChangeProject, Body()]) -> dict[str, Any]:
     """Change a project."""
-    return _project_view(wiring.projects().update(project_id, body.model_dump(exclude_unset=True)))
+    return _project_views()(wiring.projects().update(project_id, body.model_dump(exclude_unset=True)))
 
 
 @app.delete("/projects/<project_id>")
@@ -401,11 +414,22 @@ def list_incidents(project_id: str, limit: Limit = 50, next_token: Token = None)
 @app.get("/projects/<project_id>/incidents/<incident_id>")
 def get_incident(project_id: str, incident_id: str) -> dict[str, Any]:
     """Read an incident with its timeline, and its clusters as they stand now while it is open."""
+    return _incident_view(_incident(project_id, incident_id))
+
+
+@app.get("/projects/<project_id>/incidents/<incident_id>/timeline")
+def list_timeline(project_id: str, incident_id: str, limit: Limit = 50, next_token: Token = None) -> dict[str, Any]:
+    """List an incident's whole timeline, oldest first."""
+    incident = _incident(project_id, incident_id)
+    return views.page(wiring.store().timeline_page(incident.incident_id, limit, next_token), views.timeline_entry)
+
+
+def _incident(project_id: str, incident_id: str) -> Incident:
     incident = wiring.store().incident(project_id, incident_id)
     if incident is None:
         message = f"incident {incident_id} does not exist in project {project_id}"
         raise NotFoundError(message)
-    return _incident_view(incident)
+    return incident
 
 
 def _incident_view(incident: Incident) -> dict[str, Any]:
@@ -414,7 +438,9 @@ def _incident_view(incident: Incident) -> dict[str, Any]:
         mine = {each.cluster_id for each in incident.clusters}
         now = [each for each in store.clusters_of_key(project_id, incident.key_id) if each.cluster_id in mine]
         incident = replace(incident, clusters=affected(now))
-    return views.incident(incident, store.timeline(incident.incident_id), wiring.workflow().execution_arn)
+    # One more than is shown tells whether there are more.
+    timeline = store.timeline(incident.incident_id, TIMELINE_SHOWN + 1)
+    return views.incident(incident, timeline, wiring.workflow().execution_arn)
 
 
 @app.post("/projects/<project_id>/incidents/<incident_id>/decision")

@@ -6,7 +6,7 @@ from typing import Any
 
 from keyvigil.adapters.plain_data import to_plain
 from keyvigil.domain.clusters import Cluster
-from keyvigil.domain.incidents import Incident, TimelineEntry
+from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.keys import Key, is_stale
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.ports import Page, ValidationAnswer
@@ -79,7 +79,7 @@ def cluster(shown: Cluster) -> dict[str, Any]:
 def incident(
     shown: Incident, timeline: Iterable[TimelineEntry] | None, execution_arn: Callable[[str], str]
 ) -> dict[str, Any]:
-    """An incident; in a list without its timeline."""
+    """An incident; in a list without its timeline. Of a long timeline the newest entries are shown."""
     fields: dict[str, Any] = {
         "incident_id": shown.incident_id,
         "project_id": shown.project_id,
@@ -99,14 +99,20 @@ def incident(
     }
     if timeline is not None:
         ordered = sorted(timeline, key=lambda entry: (entry.at, entry.entry_id))
-        fields["timeline"] = [{"at": entry.at, "what": entry.what, "detail": entry.detail} for entry in ordered]
+        fields["timeline"] = [timeline_entry(entry) for entry in ordered[-TIMELINE_SHOWN:]]
+        fields["timeline_truncated"] = len(ordered) > TIMELINE_SHOWN
     return to_plain_dict(fields)
+
+
+def timeline_entry(shown: TimelineEntry) -> dict[str, Any]:
+    """One thing that happened in an incident."""
+    return to_plain_dict({"at": shown.at, "what": shown.what, "detail": shown.detail})
 
 
 def subscription(shown: Subscription) -> dict[str, Any]:
     """A subscription."""
     fields = dict(to_plain(shown))
-    for internal in ("subscription_arn", "version"):
+    for internal in ("subscription_arn", "dead_letters_arn", "version"):
         del fields[internal]
     return fields
 

@@ -1,6 +1,6 @@
 """Incidents: from the first UNHEALTHY verdict on a key to its proved recovery, and what is to be done in between."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -126,6 +126,22 @@ class TimelineEntry:
     what: str
     detail: str
     version: int = 0
+
+
+TIMELINE_SHOWN = 300
+"""How many entries of its timeline an incident shows, the newest; the whole is read page by page. A key that breaks and
+recovers for weeks writes thousands, and a function's answer has at most 6 MB, of which an entry may take 14 KB:
+https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+"""
+
+NAMES_SHOWN = 20
+"""How many names a sentence lists."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence: the first ones, and how many more there are."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 EXECUTIONS_KEPT = 20

@@ -89,8 +89,11 @@ class Rebaseline:
     reason: str
 
 
-REBASELINES_KEPT = 50
-"""How many replacements a key remembers: its item must not outgrow the table's 400 KB."""
+REBASELINES_KEPT = 20
+"""How many replacements a key remembers: its item must not outgrow the table's 400 KB, and a reason of a thousand
+characters that need escapes takes 12 KB.
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,10 @@ from enum import StrEnum
 
 MAX_KEYS_PER_PROJECT = 20
 MAX_CLUSTERS_PER_KEY = 200
+MAX_SUBSCRIPTIONS_PER_PROJECT = 100
+"""SNS takes 200 filter policies on a topic, and every subscription has one.
+https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html
+"""
 
 
 class Enforcement(StrEnum):
@@ -52,7 +56,10 @@ class Protocol(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """Who gets a project's alerts, and which of them."""
+    """Who gets a project's alerts, and which of them.
+
+    `dead_letters_arn` is the queue that SNS was told to send to what the endpoint does not take.
+    """
 
     project_id: str
     subscription_id: str
@@ -63,4 +70,5 @@ class Subscription:
     subscription_arn: str
     status: str
     created_at: datetime
+    dead_letters_arn: str | None = None
     version: int = 0

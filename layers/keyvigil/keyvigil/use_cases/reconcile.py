@@ -13,9 +13,11 @@ from keyvigil.domain.incidents import (
     decide_mending,
     newest_executions,
 )
+from keyvigil.errors import in_short
 from keyvigil.ports import Clock, ExecutionState, Ids, OutboxRelay, Put, Store, Workflow
 from keyvigil.use_cases.lock_clusters import FailOverdueLock
 from keyvigil.use_cases.settle_lockout import SettleLockout
+from keyvigil.use_cases.taking_turns import turn
 from keyvigil.use_cases.telling import Telling
 from keyvigil.use_cases.unlock_clusters import SettleRecovery
 
@@ -25,6 +27,16 @@ UNSENT_AFTER = timedelta(seconds=30)
 START_MAY_TAKE = timedelta(minutes=15)
 """How long a start that was asked for may wait in the outbox before another is asked for: while Step Functions does
 not answer, every further one would start beside the first when it does again."""
+
+
+ROWS_A_SWEEP = 1000
+"""How many unsent rows one sweep asks for again: forty calls of the relay, with 25 rows each."""
+
+CLUSTERS_A_SWEEP = 200
+"""How many overdue answers one sweep fails. Each costs some ten requests to the table."""
+
+INCIDENTS_A_SWEEP = 300
+"""How many open incidents one sweep looks at. Each costs some six requests, so that is ten seconds at 5 ms each."""
 
 
 @dataclass(kw_only=True)
@@ -68,14 +80,14 @@ class Reconcile:
         """Mend what needs mending; report it."""
         report = ReconcileReport()
         now = self._clock.now()
-        rows = self._store.unsent_rows(now - UNSENT_AFTER)
+        rows = turn(self._store.unsent_rows(now - UNSENT_AFTER), ROWS_A_SWEEP, now)
         if rows:
             self._each(report, "outbox", self._relay.resend, rows)
             report.rows_resent = len(rows)
-        for project_id, cluster_id in self._store.overdue_clusters(now):
+        for project_id, cluster_id in turn(self._store.overdue_clusters(now), CLUSTERS_A_SWEEP, now):
             failed = self._each(report, f"{project_id}/{cluster_id}", self._fail_overdue, project_id, cluster_id)
             report.overdue_failed += bool(failed)
-        for project_id, incident_id in self._store.open_incidents():
+        for project_id, incident_id in turn(self._store.open_incidents(), INCIDENTS_A_SWEEP, now):
             self._each(report, incident_id, self._mend, project_id, incident_id, report)
         return report
 
@@ -86,7 +98,7 @@ class Reconcile:
         try:
             return mend(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  whatever it is, the next one must have its turn
-            report.errors.append((subject, f"{type(error).__name__}: {error}"))
+            report.errors.append((subject, in_short(error)))
             return None
 
     def _mend(self, project_id: str, incident_id: str, report: ReconcileReport) -> None:

@@ -33,6 +33,7 @@ from keyvigil.domain.keys import (
 from keyvigil.domain.projects import (
     MAX_CLUSTERS_PER_KEY,
     MAX_KEYS_PER_PROJECT,
+    MAX_SUBSCRIPTIONS_PER_PROJECT,
     Approval,
     Enforcement,
     Project,
@@ -61,10 +62,13 @@ from keyvigil.ports import (
     ValidationAnswer,
     Write,
 )
+from keyvigil.use_cases.read_fleet import every
 from keyvigil.use_cases.retrying import until_committed
 
 ARN_FORMAT = "arn:aws:kms:REGION:ACCOUNT_ID:key/KEY_ID"
-_ALL = 1000
+IN_THE_WAY_SHOWN = 100
+"""How many things of each kind a refusal lists that are in the way of a deletion."""
+
 _REFUSAL_TITLES = {
     Cause.KEY_DISABLED: "KMS key is disabled",
     Cause.KEY_PENDING_DELETION: "KMS key is pending deletion",
@@ -167,7 +171,7 @@ class Projects:
 
         project, interval_before = until_committed(change)
         if project.check_interval_minutes < interval_before:
-            for key in self._store.keys(project_id, _ALL, None).items:
+            for key in every(lambda limit, token: self._store.keys(project_id, limit, token)):
                 until_committed(self._make_due_sooner, project, key.key_id)
         return project
 
@@ -193,8 +197,8 @@ class Projects:
 
         def mark() -> Project:
             project = self.get(project_id)
-            keys = self._store.keys(project_id, _ALL, None).items
-            clusters = self._store.clusters(project_id, _ALL, None).items
+            keys = self._store.keys(project_id, IN_THE_WAY_SHOWN, None).items
+            clusters = self._store.clusters(project_id, IN_THE_WAY_SHOWN, None).items
             if keys or clusters:
                 raise RefusedError(
                     409,
@@ -211,7 +215,7 @@ class Projects:
 
         project = until_committed(mark)
         self._topics.delete(project.alert_topic_arn)
-        for subscription in self._store.subscriptions(project_id, _ALL, None).items:
+        for subscription in list(every(lambda limit, token: self._store.subscriptions(project_id, limit, token))):
             self._store.commit([Remove(subscription)])
         self._store.commit([Remove(project)])
 
@@ -743,7 +747,7 @@ class Clusters:
         return until_committed(change)
 
     def delete(self, project_id: str, cluster_id: str) -> None:
-        """Forget a cluster, but keep its fence as a tombstone.
+        """Forget a cluster, but keep its fence as a tombstone; one that was never asked for anything has none.
 
         Raises:
             RefusedError: it is locked, or a lock or unlock is under way.
@@ -758,7 +762,9 @@ class Clusters:
                     f"The cluster is {cluster.status}; it can be deleted when it is ACTIVE again.",
                     in_the_way=(f"incident {cluster.locked_by_incident_id}",),
                 )
-            writes = [Put(replace(cluster, deleted_at=self._clock.now(), task_token=None, respond_by=None))]
+            tombstone = replace(cluster, deleted_at=self._clock.now(), task_token=None, respond_by=None)
+            # Clusters that come and go without an outage would else slow down all that reads a project's, for ever.
+            writes: list[Write] = [Put(tombstone) if cluster.fence > 0 else Remove(cluster)]
             key = self._store.key(project_id, cluster.key_id)
             if key is not None:
                 waited = cluster.status is ClusterStatus.PENDING_KEY
@@ -798,7 +804,7 @@ class Subscriptions:
         """Subscribe an endpoint to a project's topic.
 
         Raises:
-            RefusedError: the endpoint does not fit the protocol.
+            RefusedError: the endpoint does not fit the protocol, or the project has too many.
         """
         wrong = endpoint_problem(protocol, endpoint)
         if wrong is not None:
@@ -818,13 +824,22 @@ class Subscriptions:
             status="pending",
             created_at=self._clock.now(),
         )
-        for existing in self._store.subscriptions(project_id, _ALL, None).items:
+        present = list(every(lambda limit, token: self._store.subscriptions(project_id, limit, token)))
+        for existing in present:
             # SNS has one subscription for an endpoint: a second row would show what the first one's end took away.
             if existing.endpoint == endpoint:
                 message = f"a subscription for this endpoint exists already, {existing.subscription_id}"
                 raise AlreadyExistsError(message)
+        # Not in one transaction with writing it: requests at the same moment may pass by a few, up to SNS's own bound.
+        if len(present) >= MAX_SUBSCRIPTIONS_PER_PROJECT:
+            raise RefusedError(
+                409,
+                "Too many subscriptions in project",
+                f"A project has at most {MAX_SUBSCRIPTIONS_PER_PROJECT} subscriptions. Delete one first.",
+            )
         arn, status = self._topics.subscribe(project.alert_topic_arn, wanted)
-        subscription = replace(wanted, subscription_arn=arn, status=status)
+        dead_letters = self._topics.dead_letters_arn
+        subscription = replace(wanted, subscription_arn=arn, status=status, dead_letters_arn=dead_letters)
         self._store.commit([Put(subscription)])
         return subscription
 

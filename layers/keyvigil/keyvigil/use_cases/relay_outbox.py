@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from keyvigil.domain.alerts import OutboxRow, Target
-from keyvigil.errors import ConflictError, DeliveryError
+from keyvigil.errors import ConflictError, DeliveryError, in_short
 from keyvigil.ports import Clock, Notifier, Put, Store, Workflow
 
 
@@ -63,7 +63,7 @@ class RelayOutbox:
             try:
                 row = self._store.outbox_row(row_id)
             except Exception as error:  # noqa: BLE001  whatever it is, the other rows must go out
-                failures.append((row_id, None, f"{type(error).__name__}: {error}"))
+                failures.append((row_id, None, in_short(error)))
                 continue
             if row is not None:
                 rows.append(row)

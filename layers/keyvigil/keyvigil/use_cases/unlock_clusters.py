@@ -12,6 +12,7 @@ from keyvigil.domain.incidents import (
     affected,
     decide_recovery,
     held_by,
+    listed,
 )
 from keyvigil.domain.keys import Key, KeyStatus
 from keyvigil.errors import NotFoundError
@@ -105,7 +106,7 @@ class SettleRecovery:
     def _tell_failure(self, incident: Incident, key: Key, left: list[Cluster]) -> Settlement:
         failed = tuple(each.cluster_id for each in left)
         now, told = self._clock.now(), incident.unlock_failure_told_at
-        detail = f"still locked: {', '.join(failed)}"
+        detail = f"still locked: {listed(failed)}"
         writes: list[Write] = [self._telling.entry(incident.incident_id, "incident.unlock_failed", detail)]
         if told is None or now - told >= TELL_AGAIN_AFTER:
             after = replace(incident, unlock_failure_told_at=now, clusters_told=True)
