@@ -21,16 +21,26 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from keyvigil import wiring
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.keys import Registration, Trigger
+from keyvigil.domain.verdicts import Outcome
 from keyvigil.errors import NotFoundError
 from keyvigil.ports import CheckMessage
 from keyvigil.use_cases.check_key import CheckResult
 
 logger = Logger(service="check_keys")
-metrics = Metrics(namespace="KeyVigil", service="check_keys")
+metrics = Metrics(service="check_keys")
 processor = AsyncBatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
 
 RECORD_SECONDS = 25
 """How long one key of a batch may take: the function's time-out less the time to tell the queue about the others."""
+
+COUNTED = (
+    *(f"Verdict{outcome.title()}" for outcome in Outcome),
+    "KeysProbedSince",
+    "KeysGone",
+    "RegistrationProbes",
+    "Validations",
+)
+"""What every invocation counts, at least to zero: what is missing must mean that nothing ran."""
 
 _threads = ThreadPoolExecutor(max_workers=20, thread_name_prefix="probe")
 
@@ -39,6 +49,8 @@ _threads = ThreadPoolExecutor(max_workers=20, thread_name_prefix="probe")
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> Any:
     """Take a batch from the queue, or one request from the API or a workflow."""
+    for name in COUNTED:
+        metrics.add_metric(name=name, unit=MetricUnit.Count, value=0)
     if "Records" in event:
         return async_process_partial_response(
             event=event, record_handler=_check_record, processor=processor, context=context

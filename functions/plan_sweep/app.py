@@ -1,5 +1,6 @@
 """Plan the minute's sweep, then mend what nobody is working on."""
 
+import time
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
@@ -7,30 +8,75 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from keyvigil import wiring
+from keyvigil.errors import DeliveryError
 
 logger = Logger(service="plan_sweep")
-metrics = Metrics(namespace="KeyVigil", service="plan_sweep")
+metrics = Metrics(service="plan_sweep")
 
 
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
 def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Sweep; the keys go first, so that a fault in reconciling delays no probe."""
+    began = time.monotonic()
     sweep = wiring.plan_sweep()()
+    _count("SweepsNotClaimed", not sweep.claimed)
     if not sweep.claimed:
         logger.info("another sweep has this minute")
-        metrics.add_metric(name="SweepsNotClaimed", unit=MetricUnit.Count, value=1)
         return {"claimed": False}
-    metrics.add_metric(name="KeysDue", unit=MetricUnit.Count, value=sweep.keys_due)
-    metrics.add_metric(name="KeysSent", unit=MetricUnit.Count, value=sweep.keys_sent)
+    _count("KeysDue", sweep.keys_due)
+    _count("KeysSent", sweep.keys_sent)
+    _count("KeysNotSent", sweep.keys_due - sweep.keys_sent)
+    if sweep.trouble is not None:
+        logger.error("no key could be sent", extra={"reason": sweep.trouble})
+    _mend()
+    _count_fleet()
+    metrics.add_metric(name="SweepDuration", unit=MetricUnit.Milliseconds, value=(time.monotonic() - began) * 1000)
+    # A sweep that had keys to send and could send none is not done: keys are not being checked.
+    done = sweep.trouble is None
+    _count("SweepsDone", done)
+    if done:
+        _beat()
+    return {"claimed": True, "keys_due": sweep.keys_due, "keys_sent": sweep.keys_sent}
+
+
+def _mend() -> None:
     report = wiring.reconcile()()
     topics = wiring.keep_topics()()
-    for topic_arn in topics.changed:
-        logger.info("topic follows the stack's key", extra={"topic_arn": topic_arn})
+    for arn in topics.changed:
+        logger.info("topic or subscription follows the stack", extra={"arn": arn})
     for subject, reason in [*report.errors, *topics.errors]:
         logger.error("could not be mended", extra={"subject": subject, "reason": reason})
     for incident_id, mending, reason in report.mended:
         logger.info("mended", extra={"incident_id": incident_id, "mending": mending, "reason": reason})
-    metrics.add_metric(name="OutboxRowsResent", unit=MetricUnit.Count, value=report.rows_resent)
-    metrics.add_metric(name="SweepsDone", unit=MetricUnit.Count, value=1)
-    return {"claimed": True, "keys_due": sweep.keys_due, "keys_sent": sweep.keys_sent}
+    _count("OutboxRowsResent", report.rows_resent)
+    _count("LocksOverdue", report.overdue_failed)
+    _count("MendingsDone", len(report.mended))
+    _count("MendingsFailed", len(report.errors) + len(topics.errors))
+
+
+def _count_fleet() -> None:
+    fleet = wiring.store().count_fleet()
+    for status, keys in fleet.keys.items():
+        _count(f"Keys{status.title()}", keys)
+    _count("KeysUnknown", fleet.unknown)
+    _count("IncidentsOpen", fleet.open_incidents)
+
+
+def _beat() -> None:
+    """Tell the watcher outside. It must hear of nothing else, and its deafness fails no sweep."""
+    heartbeat = wiring.heartbeat()
+    failed = False
+    try:
+        if heartbeat is not None:
+            heartbeat.beat()
+    except DeliveryError as error:
+        logger.error("no heartbeat", extra={"reason": str(error)})  # noqa: TRY400  a traceback could name the address
+        failed = True
+    _count("HeartbeatsSent", heartbeat is not None and not failed)
+    _count("HeartbeatsFailed", failed)
+
+
+def _count(name: str, value: int) -> None:
+    """Zeros are published too: what is missing must mean that nobody counted."""
+    metrics.add_metric(name=name, unit=MetricUnit.Count, value=int(value))

@@ -9,7 +9,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from keyvigil import wiring
 
 logger = Logger(service="relay_outbox")
-metrics = Metrics(namespace="KeyVigil", service="relay_outbox")
+metrics = Metrics(service="relay_outbox")
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -1,7 +1,9 @@
 """The stack's own key: given to a stack that had none, and taken away again, by ordinary updates."""
 
+import json
 from typing import Any
 
+from keyvigil_cli.alert_queue import AlertQueue
 from keyvigil_cli.customer import CustomerAccount
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, LocalCloud, StackOutputs
 from keyvigil_cli.project import Project
@@ -53,6 +55,30 @@ def watch_a_key(cloud: LocalCloud, outputs: StackOutputs, project: Project) -> s
     return str(registered["key_id"])
 
 
+def redrive_policy(cloud: LocalCloud, subscription_arn: str) -> str:
+    asked = cloud.session().client("sns").get_subscription_attributes(SubscriptionArn=subscription_arn)
+    return str(asked["Attributes"].get("RedrivePolicy", ""))
+
+
+def a_subscription_from_before_the_dead_letters(cloud: LocalCloud, outputs: StackOutputs, project: Project) -> str:
+    """Subscribe, then take away what earlier code did not write: SNS's redrive policy, and our note of it."""
+    queue = AlertQueue(cloud.session(), "early-subscriber", project.alert_topic_arn)
+    made = project.subscribe(queue)
+    table = cloud.session().client("dynamodb")
+    place = {"pk": {"S": f"PROJECT#{project.project_id}"}, "sk": {"S": f"SUBSCRIPTION#{made['subscription_id']}"}}
+    item = table.get_item(TableName=outputs["TableName"], Key=place, ConsistentRead=True)["Item"]
+    row = json.loads(item["body"]["S"])
+    assert "DeadLetters" in row.pop("dead_letters_arn")
+    table.put_item(TableName=outputs["TableName"], Item={**item, "body": {"S": json.dumps(row)}})
+    subscription_arn: str = row["subscription_arn"]
+    assert "DeadLetters" in redrive_policy(cloud, subscription_arn)
+    cloud.session().client("sns").set_subscription_attributes(
+        SubscriptionArn=subscription_arn, AttributeName="RedrivePolicy", AttributeValue=""
+    )
+    assert redrive_policy(cloud, subscription_arn) == ""
+    return subscription_arn
+
+
 @story
 def a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(stage: Stage) -> None:
     own_cloud = stage.spare
@@ -63,6 +89,7 @@ def a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(stage: St
     old = Project.create(own_cloud.api(outputs), "before-the-key")
     assert now.topic(old.alert_topic_arn) is None
     assert now.queue(outputs["CheckQueueUrl"]) is None
+    before_dead_letters = a_subscription_from_before_the_dead_letters(own_cloud, outputs, old)
 
     own_cloud.deploy({"KmsKeyArn": key, "Tracing": "Active"})
     assert now.table(outputs["TableName"]) == key
@@ -84,3 +111,4 @@ def a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(stage: St
     assert now.queue(outputs["CheckQueueUrl"]) is None
     for project in (old, new):
         now.wait_for_topic(project.alert_topic_arn, None)
+    assert "DeadLetters" in redrive_policy(own_cloud, before_dead_letters), "the deployments' sweeps saw to it"

@@ -59,6 +59,29 @@ def log_group_problems(template: Template, written: Resources) -> list[str]:
     return problems
 
 
+def workflow_log_problems(template: Template, written: Resources) -> list[str]:
+    """Each workflow writes its errors, and nothing of what it works on, to a log group beside it that forgets.
+
+    https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html
+    """
+    groups = dict(_of_type(template, "AWS::Logs::LogGroup"))
+    order = list(written)
+    problems = []
+    for machine, properties in _of_type(template, "AWS::StepFunctions::StateMachine"):
+        logging = properties.get("LoggingConfiguration", {})
+        if logging.get("Level") != "ERROR" or logging.get("IncludeExecutionData") is not False:
+            problems.append(f"{machine}: does not log its errors, without execution data")
+        named = [_target(each["CloudWatchLogsLogGroup"]["LogGroupArn"]) for each in logging.get("Destinations", [])]
+        group = named[0] if named else None
+        if group is None or group not in groups:
+            problems.append(f"{machine}: logs to no log group of the template")
+        elif "RetentionInDays" not in groups[group]:
+            problems.append(f"{group}: keeps logs for ever")
+        elif abs(order.index(group) - order.index(machine)) != 1:
+            problems.append(f"{group}: does not stand beside {machine}")
+    return problems
+
+
 def _statements(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict) and {"Effect", "Action"} <= value.keys():
         yield value
@@ -227,7 +250,7 @@ def failure_destination_problems(template: Template) -> list[str]:
 def _alarmed(template: Template) -> set[tuple[str, str, str | None]]:
     """What alarms watch, of those that tell the operator: namespace, metric, and the resource they look at."""
     return {
-        (alarm["Namespace"], alarm["MetricName"], _target(dimension["Value"]))
+        (str(alarm["Namespace"]), alarm["MetricName"], _target(dimension["Value"]))
         for _, alarm in _of_type(template, "AWS::CloudWatch::Alarm")
         for dimension in alarm.get("Dimensions", [])
         if "OperatorTopic" in {_target(action) for action in alarm.get("AlarmActions", [])}
@@ -320,19 +343,31 @@ def visibility_problems(template: Template) -> list[str]:
     return problems
 
 
-# What waits for a probe in a customer's account, and is charged to the customer's quota.
-_PROBING_ROUTES = ("POST /projects/{project_id}/keys", "POST /projects/{project_id}/keys/{key_id}/check")
+# What waits for a probe in a customer's account and is charged to the customer's quota, or has SNS send something to
+# whoever is named.
+_DEAR_ROUTES = (
+    "POST /projects/{project_id}/keys",
+    "POST /projects/{project_id}/keys/{key_id}/check",
+    "POST /projects/{project_id}/key-validations",
+    "PATCH /projects/{project_id}/keys/{key_id}",
+    "POST /projects/{project_id}/keys/{key_id}/rebaseline",
+    "POST /projects/{project_id}/subscriptions",
+    "POST /projects/{project_id}/subscriptions/{subscription_id}/test",
+)
 
 
 def throttling_problems(template: Template) -> list[str]:
-    """Every stage is throttled, and what makes probes more than the rest."""
+    """Every stage is throttled, and what makes probes or messages more than the rest.
+
+    A route's settings count only if a route of exactly that key exists.
+    """
     problems = []
     routes = {route["RouteKey"] for _, route in _of_type(template, "AWS::ApiGatewayV2::Route")}
     for logical_id, stage in _of_type(template, "AWS::ApiGatewayV2::Stage"):
         overall = stage.get("DefaultRouteSettings", {}).get("ThrottlingRateLimit")
         if overall is None:
             problems.append(f"{logical_id}: is not throttled")
-        for route in _PROBING_ROUTES:
+        for route in _DEAR_ROUTES:
             settings = stage.get("RouteSettings", {}).get(route, {})
             if settings.get("ThrottlingRateLimit", overall or 0) >= (overall or 0):
                 problems.append(f"{logical_id}: {route} is not throttled more than the rest")

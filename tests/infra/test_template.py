@@ -117,6 +117,48 @@ def test_each_function_has_a_log_group_beside_it(rendered_template: Template, so
     assert template_rules.log_group_problems(rendered_template, source_template.resources) == []
 
 
+def test_each_workflow_logs_its_errors_to_a_group_beside_it(
+    full_template: Template, source_template: SourceTemplate
+) -> None:
+    assert template_rules.workflow_log_problems(full_template, source_template.resources) == []
+
+
+@pytest.mark.parametrize(
+    ("logical_id", "change", "problem"),
+    [
+        pytest.param(
+            "LockoutStateMachine",
+            lambda machine: machine.pop("LoggingConfiguration"),
+            ["does not log its errors, without execution data", "logs to no log group of the template"],
+            id="no-logs",
+        ),
+        pytest.param(
+            "RecoveryStateMachine",
+            lambda machine: machine["LoggingConfiguration"].update(IncludeExecutionData=True),
+            ["does not log its errors, without execution data"],
+            id="execution-data",
+        ),
+        pytest.param(
+            "RecoveryStateMachineLogs",
+            lambda group: group.pop("RetentionInDays"),
+            ["keeps logs for ever"],
+            id="for-ever",
+        ),
+    ],
+)
+def test_a_workflow_that_logs_too_much_or_nothing_is_found(
+    full_template: Template,
+    source_template: SourceTemplate,
+    logical_id: str,
+    change: Callable[[Properties], object],
+    problem: list[str],
+) -> None:
+    template = copy.deepcopy(full_template)
+    change(template["Resources"][logical_id]["Properties"])
+    found = template_rules.workflow_log_problems(template, source_template.resources)
+    assert found == [f"{logical_id}: {each}" for each in problem]
+
+
 def test_no_policy_allows_a_wildcard_action(rendered_template: Template) -> None:
     assert template_rules.wildcard_action_problems(rendered_template) == []
 

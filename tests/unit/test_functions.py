@@ -32,9 +32,9 @@ from keyvigil.domain.incidents import (
     RecoveryVerb,
     WorkflowKind,
 )
-from keyvigil.domain.keys import Baseline, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
+from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
 from keyvigil.domain.verdicts import Cause
-from keyvigil.errors import NotFoundError
+from keyvigil.errors import DeliveryError, NotFoundError
 from keyvigil.ports import OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from keyvigil.use_cases.keep_topics import KeepTopics
@@ -45,10 +45,11 @@ from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import Settlement
 from keyvigil.use_cases.unlock_clusters import RecoveryPlan
-from tests.examples import EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, key, project, verdict
+from tests.examples import EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, incident, key, project, verdict
 from tests.fakes import (
     CountingIds,
     FakeClock,
+    FakeHeartbeat,
     FakeNotifier,
     FakeQueue,
     FakeTopics,
@@ -507,13 +508,27 @@ class Reconciles:
         )
 
 
+def plan_sweep_with(use: Use, store: MemoryStore, **wired: Any) -> None:
+    """Wire a sweep in which everything works, and what a test wants otherwise."""
+    usual: dict[str, Any] = {
+        "store": store,
+        "plan_sweep": PlanSweep(store, FakeQueue(), FakeClock()),
+        "reconcile": ReconcileReport,
+        "keep_topics": KeepTopics(store, FakeTopics()),
+        "heartbeat": None,
+    }
+    use(**usual | wired)
+
+
 def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
     use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     queue, reconcile = FakeQueue(), Reconciles()
     topics = FakeTopics()
     topics.unencrypted.add(project().alert_topic_arn)
-    use(
+    plan_sweep_with(
+        use,
+        store,
         plan_sweep=PlanSweep(store, queue, FakeClock()),
         reconcile=reconcile,
         keep_topics=KeepTopics(store, topics),
@@ -525,14 +540,118 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
     assert [each.key_id for each in queue.messages] == [KEY_ID]
     assert reconcile.runs == 1
     assert [line["message"] for line in logged(caplog)] == [
-        "topic follows the stack's key",
+        "topic or subscription follows the stack",
         "could not be mended",
         "mended",
     ]
-    assert metrics_in(capsys.readouterr().out) == {"KeysDue": 1, "KeysSent": 1, "OutboxRowsResent": 3, "SweepsDone": 1}
+    counted = metrics_in(capsys.readouterr().out)
+    assert counted.pop("SweepDuration") >= 0
+    assert counted == {
+        "KeysDue": 1,
+        "KeysSent": 1,
+        "KeysNotSent": 0,
+        "KeysHealthy": 1,
+        "KeysSuspect": 0,
+        "KeysUnhealthy": 0,
+        "KeysRecovering": 0,
+        "KeysUnknown": 0,
+        "IncidentsOpen": 0,
+        "OutboxRowsResent": 3,
+        "LocksOverdue": 0,
+        "MendingsDone": 1,
+        "MendingsFailed": 1,
+        "SweepsDone": 1,
+        "SweepsNotClaimed": 0,
+        "HeartbeatsSent": 0,
+        "HeartbeatsFailed": 0,
+    }
 
 
-@nothing_to_count
+def test_a_sweep_counts_keys_by_status_and_those_about_which_nothing_is_known_beside_it(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (status, unknown) in enumerate(
+        [
+            (KeyStatus.HEALTHY, True),
+            (KeyStatus.SUSPECT, False),
+            (KeyStatus.UNHEALTHY, True),
+            (KeyStatus.UNHEALTHY, False),
+        ]
+    ):
+        health = Health(status=status, unknown_since=NOW if unknown else None)
+        store.put(key(key_id=f"us-west-2.{number}", health=health), incident(incident_id=f"01J{number}"))
+    plan_sweep_with(use, store)
+
+    load("plan_sweep").handler({}, Context())
+
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["KeysHealthy"], counted["KeysSuspect"], counted["KeysUnhealthy"]) == (2, 1, 2)
+    assert (counted["KeysRecovering"], counted["KeysUnknown"], counted["IncidentsOpen"]) == (0, 2, 4)
+
+
+def test_a_queue_that_takes_nothing_keeps_nothing_from_being_mended_but_the_sweep_is_not_done(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class BrokenQueue(FakeQueue):
+        def send(self, messages: Any) -> int:
+            raise DeliveryError("SQS did not take the message: AccessDenied")
+
+    reconcile, heartbeat = Reconciles(), FakeHeartbeat()
+    plan_sweep_with(
+        use,
+        store,
+        plan_sweep=PlanSweep(store, BrokenQueue(), FakeClock()),
+        reconcile=reconcile,
+        heartbeat=heartbeat,
+    )
+
+    answer = load("plan_sweep").handler({}, Context())
+
+    assert answer == {"claimed": True, "keys_due": 1, "keys_sent": 0}
+    assert reconcile.runs == 1
+    assert heartbeat.beats == 0, "whoever watches from outside must notice"
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["SweepsDone"], counted["KeysNotSent"]) == (0, 1)
+    assert logged(caplog)[0]["reason"] == "SQS did not take the message: AccessDenied"
+
+
+def test_a_finished_sweep_is_told_to_the_watcher_outside(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heartbeat = FakeHeartbeat()
+    plan_sweep_with(use, store, heartbeat=heartbeat)
+
+    load("plan_sweep").handler({}, Context())
+
+    assert heartbeat.beats == 1
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["HeartbeatsSent"], counted["HeartbeatsFailed"]) == (1, 0)
+
+
+def test_a_watcher_outside_that_does_not_answer_fails_no_sweep(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    plan_sweep_with(use, store, heartbeat=FakeHeartbeat(trouble="the heartbeat was not taken: TimeoutError"))
+
+    answer = load("plan_sweep").handler({}, Context())
+
+    assert answer["claimed"] is True
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["SweepsDone"], counted["HeartbeatsSent"], counted["HeartbeatsFailed"]) == (1, 0, 1)
+    [line] = logged(caplog)
+    assert (line["message"], line["reason"]) == ("no heartbeat", "the heartbeat was not taken: TimeoutError")
+
+
+def test_a_sweep_that_fails_tells_the_watcher_outside_nothing(use: Use, store: MemoryStore) -> None:
+    heartbeat = FakeHeartbeat()
+    plan_sweep_with(use, store, reconcile=explode, heartbeat=heartbeat)
+
+    with pytest.raises(RuntimeError):
+        load("plan_sweep").handler({}, Context())
+
+    assert heartbeat.beats == 0
+
+
 def test_a_minute_that_another_sweep_has_is_left_to_it(use: Use, store: MemoryStore) -> None:
     queue, reconcile = FakeQueue(), Reconciles()
     store.claim_sweep(NOW)

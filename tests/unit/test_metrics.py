@@ -1,0 +1,155 @@
+"""What the code counts: under whose name, with which dimensions, and that zeros are counted too."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from keyvigil.ports import ProbeAnswer
+from keyvigil.use_cases.check_key import CheckKey
+from keyvigil.use_cases.keep_topics import KeepTopics
+from keyvigil.use_cases.plan_sweep import PlanSweep
+from keyvigil.use_cases.reconcile import ReconcileReport
+from keyvigil.use_cases.relay_outbox import RelayOutbox
+from tests.examples import KEY_ID, NOW, key, project, verdict
+from tests.fakes import (
+    CountingIds,
+    FakeClock,
+    FakeNotifier,
+    FakeQueue,
+    FakeTopics,
+    FakeWorkflow,
+    MemoryStore,
+    ScriptedProber,
+)
+from tests.infra.dashboard_rules import dashboard_metrics
+from tests.infra.source_template import SourceTemplate, Template
+from tests.unit.conftest import NAMESPACE
+from tests.unit.test_functions import FUNCTIONS, ROOT, Context, Use, load, message
+
+NOT_COUNTS = {"ProbeLatency", "SweepDuration"}
+"""A time of zero would be a lie; there is one only where something took time."""
+
+
+class Metric(NamedTuple):
+    """One metric, as CloudWatch files it."""
+
+    namespace: str
+    name: str
+    dimensions: tuple[tuple[str, str], ...]
+
+
+def published(printed: str) -> dict[Metric, list[float]]:
+    """What one invocation's lines in embedded metric format make CloudWatch file."""
+    found: dict[Metric, list[float]] = {}
+    for line in printed.splitlines():
+        document = json.loads(line) if line.startswith("{") else {}
+        for directive in document.get("_aws", {}).get("CloudWatchMetrics", []):
+            for names in directive["Dimensions"]:
+                dimensions = tuple((name, document[name]) for name in names)
+                for each in directive["Metrics"]:
+                    value = document[each["Name"]]
+                    values = value if isinstance(value, list) else [value]
+                    found[Metric(directive["Namespace"], each["Name"], dimensions)] = values
+    return found
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    return Use(monkeypatch)
+
+
+@pytest.fixture
+def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[float]]:
+    """What is published by each function that can do nothing."""
+    store = MemoryStore()
+    store.put(project(), key())
+    use(
+        store=store,
+        plan_sweep=PlanSweep(MemoryStore(), FakeQueue(), FakeClock()),
+        reconcile=ReconcileReport,
+        keep_topics=KeepTopics(store, FakeTopics()),
+        heartbeat=None,
+        check_key=CheckKey(
+            store,
+            ScriptedProber(ProbeAnswer(verdict=verdict(), facts=None)),
+            FakeClock(),
+            CountingIds(),
+            confirmation_probes=3,
+        ),
+        relay_outbox=RelayOutbox(store, FakeNotifier(), FakeWorkflow(), FakeClock()),
+    )
+    load("plan_sweep").handler({}, Context())
+    unreadable = {**message("nothing"), "body": "{}"}
+    load("check_keys").handler({"Records": [unreadable]}, Context())
+    load("relay_outbox").handler({"Records": []}, Context())
+    return published(capsys.readouterr().out)
+
+
+@pytest.fixture
+def busy(idle: dict[Metric, list[float]], capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[float]]:
+    """The same, and a probe."""
+    due = message(KEY_ID, NOW + timedelta(seconds=30))
+    load("check_keys").handler({"Records": [due]}, Context())
+    return idle | published(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    return SourceTemplate.load().content
+
+
+def in_template(template: Template) -> Iterator[Metric]:
+    """The metrics of ours that the alarms and the dashboard look at, in the stack `keyvigil`."""
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::CloudWatch::Alarm":
+            alarm = resource["Properties"]
+            dimensions = tuple((each["Name"], str(each["Value"])) for each in alarm.get("Dimensions", []))
+            yield Metric(_filled(alarm["Namespace"]), alarm["MetricName"], dimensions)
+    for each in dashboard_metrics(template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]):
+        yield Metric(_filled(each.namespace), each.name, each.dimensions)
+
+
+def _filled(text: Any) -> str:
+    text = text["Fn::Sub"] if isinstance(text, dict) else text
+    return str(text).replace("${AWS::StackName}", "keyvigil")
+
+
+def test_what_alarms_and_dashboard_look_at_is_published(template: Template, busy: dict[Metric, list[float]]) -> None:
+    ours = {each for each in in_template(template) if not each.namespace.startswith("AWS/")}
+    assert len(ours) > 25
+    assert ours - busy.keys() == set()
+
+
+def test_whatever_is_published_is_on_the_dashboard(template: Template, busy: dict[Metric, list[float]]) -> None:
+    assert busy.keys() - set(in_template(template)) == set()
+
+
+def test_zeros_are_published_by_whoever_can_do_nothing(
+    idle: dict[Metric, list[float]], busy: dict[Metric, list[float]]
+) -> None:
+    assert {each.name for each in busy.keys() - idle.keys()} == {"ProbeLatency"}
+    counts = {metric.name: sum(values) for metric, values in idle.items() if metric.name not in NOT_COUNTS}
+    assert counts.pop("SweepsDone") == 1
+    assert counts.pop("KeysHealthy") == 1
+    assert set(counts.values()) == {0}
+
+
+def test_no_metric_has_a_key_or_a_project_as_a_dimension(busy: dict[Metric, list[float]]) -> None:
+    """Each value of a dimension is a metric of its own, at $0.30 a month."""
+    assert {name for metric in busy for name, _ in metric.dimensions} == {"service"}
+    assert {value for metric in busy for _, value in metric.dimensions} == {"plan_sweep", "check_keys", "relay_outbox"}
+
+
+def test_each_stack_has_a_namespace_of_its_own(template: Template, busy: dict[Metric, list[float]]) -> None:
+    """Another stack's sweeps must not keep this one's alarm quiet."""
+    told = template["Globals"]["Function"]["Environment"]["Variables"]["POWERTOOLS_METRICS_NAMESPACE"]
+    assert _filled(told) == NAMESPACE
+    assert {metric.namespace for metric in busy} == {NAMESPACE}
+    for name in FUNCTIONS:
+        source = (Path(ROOT) / "functions" / name / "app.py").read_text()
+        assert not re.search(r"Metrics\([^)]*namespace", source), f"{name} names a namespace; the template tells it one"
