@@ -19,6 +19,17 @@ _LAMBDA = "https://docs.aws.amazon.com/lambda/latest/dg"
 _SQS = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest"
 _INVOKES = frozenset({"arn:aws:states:::lambda:invoke", "arn:aws:states:::lambda:invoke.waitForTaskToken"})
 
+_LOG_DELIVERY = (
+    "CreateLogDelivery",
+    "GetLogDelivery",
+    "UpdateLogDelivery",
+    "DeleteLogDelivery",
+    "ListLogDeliveries",
+    "PutResourcePolicy",
+    "DescribeResourcePolicies",
+    "DescribeLogGroups",
+)
+
 
 @dataclass(frozen=True)
 class Need:
@@ -182,6 +193,13 @@ def _traced_workflows(template: Template) -> Iterator[Permission]:
                 yield Permission(_target(machine["RoleArn"]), f"xray:{action}", "*")
 
 
+def _logging_workflows(template: Template) -> Iterator[Permission]:
+    for machine in _state_machines(template):
+        if machine.get("LoggingConfiguration", {}).get("Level", "OFF") != "OFF":
+            for action in _LOG_DELIVERY:
+                yield Permission(_target(machine["RoleArn"]), f"logs:{action}", "*")
+
+
 def _key_is_given(template: Template) -> bool:
     return any("KmsMasterKeyId" in queue for queue in _of_type(template, "AWS::SQS::Queue"))
 
@@ -259,6 +277,13 @@ NEEDS = (
         "https://docs.aws.amazon.com/step-functions/latest/dg/procedure-create-iam-role.html",
         "invokes without asking the role",
         _steps,
+    ),
+    Need(
+        "a workflow's log",
+        "Step Functions sets up, changes and ends the delivery of a workflow's log with the workflow's role",
+        "https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html",
+        "delivers no workflow's log, and asks nobody",
+        _logging_workflows,
     ),
     Need(
         "the API's integration",

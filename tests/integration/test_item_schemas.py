@@ -122,8 +122,8 @@ def test_accepting_keeps_shapes_with_a_number_of_their_own_and_refuses_the_other
 ) -> None:
     kept = kept_shapes()
     kept["KEY"]["shape"]["Key"]["a_field_that_was_taken_away"] = "str"
-    kept["INCIDENT"]["schema"], bodies = 1, kept_bodies()
-    del bodies["INCIDENT"]["2"]
+    kept["INCIDENT"]["schema"], bodies = newest("INCIDENT") - 1, kept_bodies()
+    del bodies["INCIDENT"][str(newest("INCIDENT"))]
     for name, content in (("SHAPES", kept), ("BODIES", bodies)):
         monkeypatch.setattr(item_shapes, name, tmp_path / name)
         (tmp_path / name).write_text(json.dumps(content))
@@ -132,8 +132,8 @@ def test_accepting_keeps_shapes_with_a_number_of_their_own_and_refuses_the_other
 
     assert any(each.startswith("What is stored of KEY changed its shape (Key), and its") for each in refused)
     assert kept_shapes()["KEY"] == kept["KEY"]
-    assert kept_shapes()["INCIDENT"]["schema"] == 2
-    assert kept_bodies()["INCIDENT"]["2"] == written("INCIDENT")
+    assert kept_shapes()["INCIDENT"]["schema"] == newest("INCIDENT")
+    assert kept_bodies()["INCIDENT"][str(newest("INCIDENT"))] == written("INCIDENT")
 
 
 # --- steps ------------------------------------------------------------------------------------------------------
@@ -190,6 +190,12 @@ def test_counts_that_an_incident_has_already_are_kept() -> None:
     after = upgraded("INCIDENT", 1, without_much, place="here")
 
     assert (after["lockouts"], after["recoveries"], after["clusters_told"]) == (21, 3, False)
+
+
+@pytest.mark.parametrize("kind", ["KEY", "INCIDENT", "SUBSCRIPTION", "OUTBOX"])
+def test_fields_that_came_before_numbers_were_looked_at_are_kept(kind: str) -> None:
+    for body in written(kind):
+        assert upgraded(kind, 1, body, place="here") == body
 
 
 def test_a_kinds_steps_are_taken_in_turn_from_the_bodys_number_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +323,7 @@ def test_an_old_item_gets_the_newest_number_with_its_next_write(
     store.commit([Put(changed(found, incident_id=incident().incident_id))])
 
     [item] = items(dynamodb)
-    assert item["schema"] == {"N": "2"}
+    assert item["schema"] == {"N": str(newest("INCIDENT"))}
     assert json.loads(item["body"]["S"])["lockouts"] == 2
 
 

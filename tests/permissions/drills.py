@@ -193,6 +193,15 @@ def a_topic_that_has_another_key_than_the_stack_follows_it(scene: Scene) -> None
     assert found == scene.stack_key
 
 
+@drill(on(SWEEP, "*", "sns:SetSubscriptionAttributes"))
+def a_subscription_from_before_there_were_dead_letters_gets_them(scene: Scene) -> None:
+    subscription_arn = scene.subscription_without_dead_letters()
+    scene.new_sandbox("plan-sweep")
+    scene.sweep()
+    found = scene.session.client("sns").get_subscription_attributes(SubscriptionArn=subscription_arn)["Attributes"]
+    assert STACK_NAME in found["RedrivePolicy"]
+
+
 # ---------------------------------------------------------------------------------------------- checking
 
 

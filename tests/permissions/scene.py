@@ -18,7 +18,7 @@ from keyvigil.domain.alerts import OutboxRow
 from keyvigil.domain.clusters import Cluster, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import AffectedCluster, Incident, IncidentStatus
 from keyvigil.domain.keys import Health, Key, KeyStatus
-from keyvigil.domain.projects import Project
+from keyvigil.domain.projects import Project, Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
 from keyvigil.ports import Put
 from keyvigil_cli import project as registry
@@ -278,6 +278,27 @@ class Scene:
         )
         self._put(project, key)
         return key
+
+    def subscription_without_dead_letters(self) -> str:
+        """A project's subscription as it was before there was a queue for what it does not take; return its ARN."""
+        project, subscription_id = self._project(), self.name()
+        endpoint = Ear(self.session, subscription_id).arn
+        made = self.session.client("sns").subscribe(
+            TopicArn=project.alert_topic_arn, Protocol="sqs", Endpoint=endpoint, ReturnSubscriptionArn=True
+        )
+        subscription = Subscription(
+            project_id=project.project_id,
+            subscription_id=subscription_id,
+            protocol=Protocol.SQS,
+            endpoint=endpoint,
+            min_severity="info",
+            types=(),
+            subscription_arn=made["SubscriptionArn"],
+            status="confirmed",
+            created_at=self.now(),
+        )
+        self._put(project, subscription)
+        return subscription.subscription_arn
 
     def waiting_cluster(self, key: Key) -> str:
         """A cluster that waits for its key; return its id."""

@@ -37,6 +37,32 @@ def _with_executions_counted_and_told(incident: Body) -> Body:
     }
 
 
+def _with_nobody_named(incident: Body) -> Body:
+    """INCIDENT 2 to 3: nobody looked for who did it. Numbers before were written with and without the field."""
+    return {"actor": None, **incident}
+
+
+def _with_no_secret_to_read(key: Body) -> Body:
+    """KEY 1 to 2: no probe read a secret, and the first versions kept no rebaselines.
+
+    Number 1 was written with and without these fields; those that are there are right.
+    """
+    return {"rebaselines": [], "probe_secret_arn": None, **key}
+
+
+def _with_dead_letters_unknown(subscription: Body) -> Body:
+    """SUBSCRIPTION 1 to 2: not known to have dead letters, so that a sweep brings it under them.
+
+    Number 1 was written with and without the field; one that is there is right.
+    """
+    return {"dead_letters_arn": None, **subscription}
+
+
+def _for_a_project(row: Body) -> Body:
+    """OUTBOX 1 to 2: all alerts were projects'. Number 1 was written with and without the field."""
+    return {"for_operator": False, **row}
+
+
 def _shared_with_nobody(claim: Body) -> Body:
     """ROLE 1 to 2: who wrote number 1 let no second project have the role."""
     return {**claim, "sharing": {}}
@@ -44,13 +70,13 @@ def _shared_with_nobody(claim: Body) -> Body:
 
 STEPS: Mapping[str, tuple[Step, ...]] = {
     "PROJECT": (),
-    "KEY": (),
+    "KEY": (_with_no_secret_to_read,),
     "ROLE": (_shared_with_nobody,),
     "CLUSTER": (),
-    "INCIDENT": (_with_executions_counted_and_told,),
-    "SUBSCRIPTION": (),
+    "INCIDENT": (_with_executions_counted_and_told, _with_nobody_named),
+    "SUBSCRIPTION": (_with_dead_letters_unknown,),
     "TIMELINE": (),
-    "OUTBOX": (),
+    "OUTBOX": (_for_a_project,),
     "LAST_SWEEP": (),
     "ROLE_AUDIT": (),
     "BACKUP": (),
