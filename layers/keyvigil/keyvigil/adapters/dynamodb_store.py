@@ -25,6 +25,7 @@ from pynamodb.transactions import TransactWrite
 from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.alerts import OutboxRow
+from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key, RoleClaim
@@ -100,6 +101,9 @@ class _Place:
     sk: str
 
 
+_CANARIES = "CANARIES"
+
+
 def _project_place(project_id: str) -> _Place:
     return _Place(f"PROJECT#{project_id}", "PROJECT")
 
@@ -126,6 +130,8 @@ def _place(entity: Entity) -> _Place:
             return _Place(f"INCIDENT#{entity.incident_id}", f"AT#{entity.entry_id}")
         case OutboxRow():
             return _Place(f"OUTBOX#{entity.row_id}", "OUTBOX")
+        case Canary():
+            return _Place(_CANARIES, f"CANARY#{entity.canary_id}")
 
 
 _KINDS: dict[type[Any], str] = {
@@ -137,6 +143,7 @@ _KINDS: dict[type[Any], str] = {
     Subscription: "SUBSCRIPTION",
     TimelineEntry: "TIMELINE",
     OutboxRow: "OUTBOX",
+    Canary: "CANARY",
 }
 
 
@@ -381,6 +388,15 @@ class DynamoDbStore(Store):
     @override
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         return self._get(_Place(f"OUTBOX#{row_id}", "OUTBOX"), OutboxRow)
+
+    @override
+    def canary(self, canary_id: str) -> Canary | None:
+        return self._get(_Place(_CANARIES, f"CANARY#{canary_id}"), Canary)
+
+    @override
+    def canaries(self) -> list[Canary]:
+        results = self._item.query(_CANARIES, self._item.sk.startswith("CANARY#"), consistent_read=True)
+        return [_entity(item, Canary) for item in results]
 
     def _on_agenda(self, name: str, until: datetime | None) -> Iterator[Item]:
         for shard in range(AGENDA_SHARDS):

@@ -113,7 +113,8 @@ class Health:
 class Key:
     """A registered KMS key. `clusters` is a count; `pending_clusters` how many of them wait for the key.
 
-    `alert_sequence` numbers the alerts about this key, so that a reader can sort them.
+    `alert_sequence` numbers the alerts about this key, so that a reader can sort them. `unknown_told` says that an
+    alert about its being UNKNOWN is firing.
     """
 
     project_id: str
@@ -138,6 +139,7 @@ class Key:
     pending_clusters: int = 0
     alert_sequence: int = 0
     rebaselines: tuple[Rebaseline, ...] = ()
+    unknown_told: bool = False
     version: int = 0
 
 
