@@ -11,12 +11,14 @@ from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
+from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.staleness import FleetTold
+from keyvigil.domain.verdicts import Verdict
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
 from keyvigil.ports import (
     CallHistory,
@@ -106,6 +108,8 @@ def place(entity: Entity) -> Place:  # noqa: C901  one line a kind
             return ("outbox", entity.row_id)
         case FleetTold():
             return ("fleet", "told")
+        case Canary():
+            return ("canary", entity.canary_id)
 
 
 def place_for_events(entity: KeyPointer | EventHints | ActorSearch) -> Place:
@@ -238,6 +242,14 @@ class MemoryStore(Store):
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         return cast("OutboxRow | None", self.items.get(("outbox", row_id)))
 
+    @override
+    def canary(self, canary_id: str) -> Canary | None:
+        return cast("Canary | None", self.items.get(("canary", canary_id)))
+
+    @override
+    def canaries(self) -> list[Canary]:
+        return self.all(Canary)
+
     def _page[T](self, items: list[T], limit: int, token: str | None) -> Page[T]:
         if token is not None and not (token.isascii() and token.isdecimal()):
             raise RefusedError(400, "Invalid next_token", "Pass the `next_token` of the page before, as it was given.")
@@ -363,13 +375,13 @@ class ScriptedProber(Prober):
         self.restore: RestoreAnswer | None = None
 
     @override
-    def probe(self, key: Key, *, closely: bool = False) -> ProbeAnswer:
+    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
         self.probes += 1
         self.closely.append(closely)
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     @override
-    def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+    def probe_registration(self, registration: Registration, *, spent_seconds: float = 0) -> RegistrationAnswer:
         assert self.registration is not None
         return self.registration
 
@@ -382,6 +394,12 @@ class ScriptedProber(Prober):
     def check_restore(self, key: Key, region: str) -> RestoreAnswer:
         assert self.restore is not None
         return self.restore
+
+
+def no_doubt(verdict: Verdict, region: str) -> Verdict:
+    """A world in which every denial is the customer's doing."""
+    del region
+    return verdict
 
 
 class FakeChecker(KeyChecker):
@@ -425,19 +443,23 @@ class FakeChecker(KeyChecker):
 
 
 class FakeQueue(CheckQueue):
-    """A queue that takes at most `room` messages."""
+    """A queue that takes at most `room` messages. Those about canaries are kept apart from those about keys."""
 
     def __init__(self, room: int = 1_000_000) -> None:
         self.room = room
         self.messages: list[CheckMessage] = []
         self.searches: list[FindActorMessage] = []
         self.delays: list[int] = []
+        self.canaries: list[CheckMessage] = []
 
     @override
     def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
         taken = messages[: self.room]
-        self.messages.extend(each for each in taken if isinstance(each, CheckMessage))
-        self.searches.extend(each for each in taken if isinstance(each, FindActorMessage))
+        for message in taken:
+            if isinstance(message, FindActorMessage):
+                self.searches.append(message)
+            else:
+                (self.canaries if message.canary else self.messages).append(message)
         self.delays.extend([delay_seconds] * len(taken))
         return len(taken)
 

@@ -11,7 +11,7 @@ from keyvigil_cli.api_client import ApiClient
 from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.local_cloud import LocalCloud, StackOutputs
 from tests.e2e.fault_proxy import FaultProxy
-from tests.e2e.stage import Stage
+from tests.e2e.stage import Stage, TroubledCloud
 from tests.e2e.story import STORIES
 
 _HERE = Path(__file__).parent
@@ -88,6 +88,18 @@ def spare_cloud() -> Iterator[LocalCloud]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def troubled_cloud() -> Iterator[TroubledCloud]:
+    """A third cloud, for the story in which KeyVigil itself is in trouble."""
+    checkout = Checkout.find(_HERE)
+    faults = FaultProxy(checkout.ministack().with_name("microburst"), checkout.root / ".local-cloud" / "own-faults")
+    with (
+        LocalCloud(checkout, extra_environ={"HTTP_PROXY": faults.url}) as running,
+        faults.in_front_of(running.endpoint_url),
+    ):
+        yield TroubledCloud(running, faults)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def stories_begin(request: pytest.FixtureRequest) -> None:
     """Begin the stories with the first end-to-end test, if any was selected."""
@@ -102,6 +114,7 @@ def told(
     stack: StackOutputs,
     faults: FaultProxy,
     spare_cloud: LocalCloud,
+    troubled_cloud: TroubledCloud,
 ) -> Callable[[str], None]:
     """The stories, begun at once: most of their time they wait for the next sweep. `told(name)` is how one ended."""
     wanted = [name for name in STORIES if any(f"[{name}]" in item.name for item in request.session.items)]
@@ -110,7 +123,7 @@ def told(
 
     def tell(name: str) -> None:
         try:
-            with Stage(cloud, stack, faults, spare_cloud) as stage:
+            with Stage(cloud, stack, faults, spare_cloud, troubled_cloud) as stage:
                 STORIES[name](stage)
         except BaseException as error:  # noqa: BLE001 - the test that asks for the ending raises it
             endings[name].set_exception(error)

@@ -35,16 +35,30 @@ class WatchedKey:
         return self.project.api.post("projects", self.project.project_id, "keys", self.key_id, "check")
 
 
+@dataclass(frozen=True)
+class TroubledCloud:
+    """A cloud and the proxy in front of it: what fails there fails for nobody else."""
+
+    cloud: LocalCloud
+    faults: FaultProxy
+
+
 class Stage:
     """One story's own corner of the shared cloud. Its names are nobody else's; a context manager that tidies up."""
 
     _numbers = itertools.count(1)
 
     def __init__(
-        self, cloud: LocalCloud, outputs: StackOutputs, faults: FaultProxy, spare: LocalCloud | None = None
+        self,
+        cloud: LocalCloud,
+        outputs: StackOutputs,
+        faults: FaultProxy,
+        spare: LocalCloud | None = None,
+        troubled: TroubledCloud | None = None,
     ) -> None:
         self.cloud = cloud
         self._spare = spare
+        self._troubled = troubled
         self.outputs = outputs
         self.faults = faults
         self.api: ApiClient = cloud.api(outputs)
@@ -63,6 +77,12 @@ class Stage:
         """A second cloud with nothing in it, for a story that changes the stack itself."""
         assert self._spare is not None
         return self._spare
+
+    @property
+    def troubled(self) -> TroubledCloud:
+        """A third cloud with nothing in it, for the story in which KeyVigil itself is in trouble."""
+        assert self._troubled is not None
+        return self._troubled
 
     def name(self) -> str:
         """A name that nobody else has, fit for projects, roles, queues and rules."""

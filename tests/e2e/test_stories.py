@@ -19,7 +19,14 @@ from keyvigil_cli.demo import CLUSTERS, PROJECT_ID, Story
 from keyvigil_cli.project import Project
 from keyvigil_cli.teller import Teller
 from keyvigil_cli.waiting import wait_until
-from tests.e2e import danger_story, key_event_stories, stack_key_story, upgrade_story  # noqa: F401  importing them adds their stories
+from tests.e2e import (  # noqa: F401  importing them adds their stories
+    danger_story,
+    fault_story,
+    key_event_stories,
+    own_trouble_story,
+    stack_key_story,
+    upgrade_story,
+)
 from tests.e2e.stage import Stage, WatchedKey
 from tests.e2e.story import STORIES, story
 

@@ -22,6 +22,7 @@ from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoD
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
 from keyvigil.domain.attribution import HINT_KEPT, ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
+from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import (
     TIMELINE_SHOWN,
@@ -160,6 +161,8 @@ def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901  one line
             return store.subscription(entity.project_id, entity.subscription_id)
         case OutboxRow():
             return store.outbox_row(entity.row_id)
+        case Canary():
+            return store.canary(entity.canary_id)
         case TimelineEntry():
             found = [each for each in store.timeline(entity.incident_id) if each.entry_id == entity.entry_id]
             return found[0] if found else None
@@ -276,6 +279,7 @@ def full_key() -> Key:
         probe_secret_arn=SECRET_ARN,
         backups={"eu-west-1": 3, "us-west-2": 997},
         told={"replica/eu-west-1": TOLD, "rotation": changed(TOLD, what="off", step="off")},
+        unknown_told=True,
     )
 
 
@@ -317,6 +321,33 @@ def full_incident() -> Incident:
         ),
         actor=actor(),
         last_healthy_at=EARLIER,
+    )
+
+
+def canary(**fields: Any) -> Canary:
+    example = Canary(
+        canary_id=KEY_ID,
+        key_arn=KEY_ARN,
+        region="us-west-2",
+        account_id=CUSTOMER,
+        role_arn=ROLE_ARN,
+        external_id="keyvigil-canary",
+        created_at=NOW,
+    )
+    return changed(example, **fields)
+
+
+def full_canary() -> Canary:
+    return canary(
+        baseline=Baseline.of(bytes(range(256)), {"tested-by": "KeyVigil"}, EARLIER),
+        verdict=verdict(Cause.ROLE_NOT_ASSUMABLE),
+        began_at=NOW,
+        ended_at=LATER,
+        healthy_streak=1,
+        unwell_streak=2,
+        counted_at=EARLIER,
+        in_doubt=True,
+        told=True,
     )
 
 
@@ -370,8 +401,9 @@ FULL: list[Entity] = [
     *full_rows(),
     backup(),
     FleetTold(told={"stale-keys": TOLD}),
+    full_canary(),
 ]
-SPARSE: list[Entity] = [project(keys=0), key(), cluster(), incident(), subscription(types=()), start_row()]
+SPARSE: list[Entity] = [project(keys=0), key(), cluster(), incident(), subscription(types=()), start_row(), canary()]
 
 
 def test_the_full_examples_set_every_field_that_has_a_default() -> None:
@@ -398,6 +430,17 @@ def test_every_entity_is_read_as_it_was_written(store: Store, entity: Entity) ->
 def test_what_was_never_written_is_none(store: Store) -> None:
     for entity in FULL:
         assert read(store, entity) is None
+
+
+def test_canaries_are_listed_by_id_and_nothing_else_is_among_them(store: Store) -> None:
+    assert store.canaries() == []
+    own, other = canary(canary_id="stack"), canary(canary_id="eu-west-1.abc")
+    put(store, own, key(), project(), other)
+
+    assert store.canaries() == [changed(other, version=1), changed(own, version=1)]
+
+    store.commit([Remove(changed(other, version=1))])
+    assert [each.canary_id for each in store.canaries()] == ["stack"]
 
 
 def test_any_text_and_any_moment_survives(store: Store) -> None:

@@ -35,7 +35,7 @@ from keyvigil.use_cases.check_key import CheckKey
 from keyvigil.use_cases.find_actor import FindActor, SearchOutcome
 from keyvigil.use_cases.plan_actor_searches import SEARCHES_AN_ACCOUNT, SECONDS_BETWEEN_SEARCHES, PlanActorSearches
 from tests.examples import CUSTOMER, KEY_ID, NOW, actor, cluster, incident, key, project, verdict
-from tests.fakes import CountingIds, FakeClock, FakeHistory, FakeQueue, MemoryStore, ScriptedProber, changed
+from tests.fakes import CountingIds, FakeClock, FakeHistory, FakeQueue, MemoryStore, ScriptedProber, changed, no_doubt
 
 MINUTE = timedelta(minutes=1)
 SECOND = timedelta(seconds=1)
@@ -180,7 +180,7 @@ class World:
         )
         self.store.put(project(), key(), cluster())
         ids = CountingIds()
-        self.check = CheckKey(self.store, self.prober, self.clock, ids, confirmation_probes=3)
+        self.check = CheckKey(self.store, self.prober, self.clock, ids, doubt=no_doubt, confirmation_probes=3)
         self.find = FindActor(self.store, self.history, self.clock, ids)
         self.queue = FakeQueue()
         self.plan = PlanActorSearches(self.store, self.queue, self.clock)

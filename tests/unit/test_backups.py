@@ -21,7 +21,7 @@ from keyvigil.use_cases.backups import Backups, NewBackup
 from keyvigil.use_cases.check_key import CheckKey
 from keyvigil.use_cases.registry import Clusters, Keys, Projects
 from tests.examples import KEY_ID, NOW, backup, cluster, key, project, verdict
-from tests.fakes import CountingIds, FakeChecker, FakeClock, FakeTopics, MemoryStore, ScriptedProber, changed
+from tests.fakes import CountingIds, FakeChecker, FakeClock, FakeTopics, MemoryStore, ScriptedProber, changed, no_doubt
 
 MRK = f"mrk-{'1234abcd' * 4}"
 MULTI_REGION_ARN = f"arn:aws:kms:us-west-2:222222222222:key/{MRK}"
@@ -143,7 +143,7 @@ def test_a_probe_can_tell_of_every_region_that_is_missing_and_of_every_other_tha
         return {f"{name}-{number}": 1 for number in range(MAX_REGIONS_PER_KEY)}
 
     prober = ScriptedProber(ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, registry.clock.now()), facts=None))
-    check = CheckKey(registry.store, prober, registry.clock, CountingIds(), confirmation_probes=3)
+    check = CheckKey(registry.store, prober, registry.clock, CountingIds(), doubt=no_doubt, confirmation_probes=3)
     for name in ("eu-west", "us-east"):
         registry.store.put(changed(registry.key(), backups=regions(name)))
         assert check("acme-prod", KEY_ID, Trigger.SCHEDULE).probed

@@ -22,6 +22,7 @@ from keyvigil import wiring
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.alerts import OutboxRow, WorkflowStart
 from keyvigil.domain.attribution import HINT_KEPT, EventHints, begin_search
+from keyvigil.domain.canaries import CANARY_PROJECT
 from keyvigil.domain.clusters import ClusterStatus, LockAction
 from keyvigil.domain.incidents import (
     HeldFor,
@@ -36,7 +37,7 @@ from keyvigil.domain.incidents import (
 )
 from keyvigil.domain.key_events import pointers_to
 from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
-from keyvigil.domain.verdicts import Cause, Verdict
+from keyvigil.domain.verdicts import Cause, Outcome, Verdict
 from keyvigil.errors import ConflictError, DeliveryError, NewerItemError, NotFoundError, UnreadableItemsError
 from keyvigil.ports import (
     CheckMessage,
@@ -48,6 +49,7 @@ from keyvigil.ports import (
     ValidationAnswer,
 )
 from keyvigil.use_cases.audit_roles import AuditRoles
+from keyvigil.use_cases.check_canary import CanaryResult
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from keyvigil.use_cases.find_actor import FindActor, SearchOutcome
 from keyvigil.use_cases.keep_pointers import KeepPointers
@@ -72,6 +74,7 @@ from tests.examples import (
     NOW,
     ROLE_ARN,
     actor,
+    canary,
     incident,
     key,
     project,
@@ -88,6 +91,8 @@ from tests.fakes import (
     FakeWorkflow,
     MemoryStore,
     ScriptedProber,
+    changed,
+    no_doubt,
 )
 from tests.infra.source_template import SourceTemplate
 
@@ -401,13 +406,13 @@ def test_a_batch_is_counted_by_verdict_and_a_key_probed_since_is_not_counted_as_
     clock.advance(60)
 
     class Prober(ScriptedProber):
-        def probe(self, key: Any, *, closely: bool = False) -> ProbeAnswer:
+        def probe(self, key: Any, **_: Any) -> ProbeAnswer:
             self.probes += 1
             cause = Cause.KEY_DISABLED if key.key_id == "sick" else None
             return ProbeAnswer(verdict=verdict(cause, at=clock.now()), facts=None)
 
     prober = Prober()
-    use(check_key=CheckKey(store, prober, clock, CountingIds(), confirmation_probes=3))
+    use(check_key=CheckKey(store, prober, clock, CountingIds(), doubt=no_doubt, confirmation_probes=3))
     later = NOW + timedelta(seconds=30)
     batch = [message("due", later), message("sick", later), message("probed-since", NOW)]
 
@@ -420,6 +425,74 @@ def test_a_batch_is_counted_by_verdict_and_a_key_probed_since_is_not_counted_as_
     assert counted["ProbeLatency"] == 82
 
 
+def canary_message(canary_id: str) -> dict[str, Any]:
+    body = to_plain(CheckMessage(CANARY_PROJECT, canary_id, NOW, canary=True))
+    return {**message(canary_id), "body": json.dumps(body)}
+
+
+class ChecksCanaries:
+    """`check_canary`: the stack's own is well, others are not, one was probed since, one is gone."""
+
+    def __call__(self, canary_id: str, *, due_at: datetime | None = None) -> CanaryResult:
+        assert due_at == NOW
+        if canary_id == "gone":
+            raise NotFoundError("canary gone is not registered")
+        ill = None if canary_id == "stack" else verdict(Cause.ACCESS_DENIED)
+        return CanaryResult(canary=canary(canary_id=canary_id, verdict=ill or verdict()), probed=canary_id != "since")
+
+
+def test_canaries_come_with_the_keys_and_are_counted_by_themselves(
+    use: Use, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    use(check_key=Checks(), check_canary=ChecksCanaries())
+    canaries = [canary_message(each) for each in ("stack", "ill", "since", "gone")]
+
+    answer = load("check_keys").handler({"Records": [*canaries, message("a-key")]}, Context())
+
+    assert failed(answer) == []
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["CanaryHealthy"], counted["CanaryUnhealthy"], counted["VerdictHealthy"]) == (1, 1, 1)
+    assert counted["CanariesUnwell"] == 1
+    told = [line for line in logged(caplog) if line["message"] == "probed a canary"]
+    assert sorted((line["canary_id"], line["outcome"]) for line in told) == [("ill", "UNHEALTHY"), ("stack", "HEALTHY")]
+
+
+def test_a_canary_that_is_well_is_counted_as_nought_so_that_the_alarm_knows_that_it_was_probed(
+    use: Use, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(check_canary=ChecksCanaries())
+
+    load("check_keys").handler({"Records": [canary_message("stack")]}, Context())
+
+    assert metrics_in(capsys.readouterr().out)["CanariesUnwell"] == 0
+
+
+def test_a_message_about_a_canary_is_a_key_that_is_gone_to_who_does_not_know_canaries(
+    use: Use, store: MemoryStore
+) -> None:
+    """While a stack is updated, an old `check_keys` may get a new `plan_sweep`'s message."""
+    body = json.loads(canary_message("stack")["body"])
+    del body["canary"]
+    checks = CheckKey(store, ScriptedProber(), FakeClock(), CountingIds(), doubt=no_doubt, confirmation_probes=3)
+    use(check_key=checks)
+
+    answer = load("check_keys").handler({"Records": [{**message("stack"), "body": json.dumps(body)}]}, Context())
+
+    assert failed(answer) == []
+
+
+def test_a_denial_that_is_not_believed_is_counted(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
+    found = CheckResult(key=key(verdict=verdict(Cause.OWN_CREDENTIALS)), probed=True, confirmed=False, doubted=True)
+    use(check_key=Recorder(found))
+
+    load("check_keys").handler(
+        {"action": "check", "project_id": "acme-prod", "key_id": KEY_ID, "trigger": "request"}, Context()
+    )
+
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["DenialsDoubted"], counted["VerdictUnknown"]) == (1, 1)
+
+
 # --- check_keys: one request ------------------------------------------------------------------------------------
 
 
@@ -427,7 +500,7 @@ def test_a_request_to_check_answers_with_the_fields_that_the_workflows_branch_on
     clock = FakeClock()
     clock.advance(60)
     prober = ScriptedProber(ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, at=clock.now()), facts=None))
-    use(check_key=CheckKey(store, prober, clock, CountingIds(), confirmation_probes=3))
+    use(check_key=CheckKey(store, prober, clock, CountingIds(), doubt=no_doubt, confirmation_probes=3))
     request = {"action": "check", "project_id": "acme-prod", "key_id": KEY_ID, "trigger": "lockout"}
 
     answer = load("check_keys").handler(request, Context())
@@ -474,7 +547,7 @@ def test_a_request_may_say_when_the_key_was_due(use: Use) -> None:
 
 
 def test_a_request_to_check_a_key_that_is_not_registered_says_so_without_failing(use: Use, store: MemoryStore) -> None:
-    use(check_key=CheckKey(store, ScriptedProber(), FakeClock(), CountingIds(), confirmation_probes=3))
+    use(check_key=CheckKey(store, ScriptedProber(), FakeClock(), CountingIds(), doubt=no_doubt, confirmation_probes=3))
     request = {"action": "check", "project_id": "acme-prod", "key_id": "none", "trigger": "request"}
 
     answer = load("check_keys").handler(request, Context())
@@ -501,11 +574,11 @@ def test_a_request_to_probe_a_registration_answers_so_that_the_api_can_read_it(u
     seen: list[Registration] = []
 
     class Prober(ScriptedProber):
-        def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+        def probe_registration(self, registration: Registration, **_: Any) -> RegistrationAnswer:
             seen.append(registration)
             return expected
 
-    use(prober=Prober())
+    use(prober=Prober(), ask_canaries=no_doubt)
     request = {"action": "probe_registration", "registration": to_plain(registration)}
 
     answer = load("check_keys").handler(request, Context())
@@ -524,7 +597,7 @@ def test_a_key_is_validated_operation_by_operation_for_the_api(use: Use) -> None
         role_checks_external_id=True,
         operations=(OperationAnswer(operation="Encrypt", allowed=False, error="AccessDeniedException: no"),),
     )
-    use(prober=prober)
+    use(prober=prober, ask_canaries=no_doubt)
 
     answer = load("check_keys").handler({"action": "validate_key", "registration": to_plain(registration)}, Context())
 
@@ -552,6 +625,31 @@ def test_a_restore_check_with_a_key_that_is_gone_says_so(use: Use, store: Memory
     event = {"action": "check_restore", "project_id": "acme-prod", "key_id": "gone", "region": "us-west-2"}
 
     assert load("check_keys").handler(event, Context())["error"] == "not_found"
+
+
+@pytest.mark.parametrize("action", ["probe_registration", "validate_key"])
+def test_a_customer_is_not_told_to_mend_a_role_while_ours_is_broken(use: Use, action: str) -> None:
+    registration = Registration(
+        project_id="acme-prod", key_arn=KEY_ARN, role_arn=ROLE_ARN, external_id=EXTERNAL_ID, use=KeyUse.CMEK
+    )
+    prober = ScriptedProber()
+    denied = verdict(Cause.ROLE_NOT_ASSUMABLE)
+    prober.validation = ValidationAnswer(verdict=denied, role_checks_external_id=None, operations=())
+    prober.registration = RegistrationAnswer(
+        verdict=denied, role_checks_external_id=None, key_arn=None, baseline=None, facts=None
+    )
+    asked: list[str] = []
+
+    def doubt(found: Verdict, region: str) -> Verdict:
+        asked.append(region)
+        return changed(found, outcome=Outcome.UNKNOWN, cause=Cause.OWN_CREDENTIALS)
+
+    use(prober=prober, ask_canaries=doubt)
+
+    answer = load("check_keys").handler({"action": action, "registration": to_plain(registration)}, Context())
+
+    assert asked == ["us-west-2"]
+    assert answer["verdict"]["cause"] == "OWN_CREDENTIALS"
 
 
 @nothing_to_count
@@ -593,7 +691,7 @@ class Outage:
 def outage(use: Use, store: MemoryStore) -> Outage:
     clock, ids = FakeClock(NOW + timedelta(minutes=1)), CountingIds()
     broken = ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, clock.now()), facts=None)
-    check = CheckKey(store, ScriptedProber(broken), clock, ids, confirmation_probes=3)
+    check = CheckKey(store, ScriptedProber(broken), clock, ids, doubt=no_doubt, confirmation_probes=3)
     history = FakeHistory()
     use(check_key=check, find_actor=FindActor(store, history, clock, ids))
     found = check("acme-prod", KEY_ID, Trigger.SCHEDULE)

@@ -679,6 +679,7 @@ def queue_gets(aws: Stubs, numbers: range, *, taken: int | None = None, delay: i
                     "key_id": f"key-{number}",
                     "due_at": "2026-11-22T03:00:00.000Z",
                     "trigger": "schedule",
+                    "canary": False,
                 }
             ),
             "DelaySeconds": delay,

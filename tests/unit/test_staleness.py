@@ -13,7 +13,7 @@ from keyvigil.ports import DueKey, ProbeAnswer, Put
 from keyvigil.use_cases.check_key import CheckKey
 from keyvigil.use_cases.tell_stale import StaleReport, TellStale
 from tests.examples import KEY_ID, NOW, cluster, key, project, verdict
-from tests.fakes import CountingIds, FakeClock, MemoryStore, ScriptedProber, changed
+from tests.fakes import CountingIds, FakeClock, MemoryStore, ScriptedProber, changed, no_doubt
 
 
 class World:
@@ -24,7 +24,7 @@ class World:
         self.store.put(project())
         self.tell = TellStale(self.store, self.clock, ids)
         self.prober = ScriptedProber()
-        self.check = CheckKey(self.store, self.prober, self.clock, ids, confirmation_probes=3)
+        self.check = CheckKey(self.store, self.prober, self.clock, ids, doubt=no_doubt, confirmation_probes=3)
 
     def keys(self, count: int, **fields: object) -> list[str]:
         names = [f"us-west-2.{number:04d}" for number in range(count)]

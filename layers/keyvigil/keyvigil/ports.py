@@ -10,6 +10,7 @@ from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
+from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
@@ -31,6 +32,7 @@ type Entity = (
     | TimelineEntry
     | Subscription
     | OutboxRow
+    | Canary
     | FleetTold
 )
 
@@ -192,6 +194,12 @@ class Store(Protocol):
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         """Read an outbox row."""
 
+    def canary(self, canary_id: str) -> Canary | None:
+        """Read a canary."""
+
+    def canaries(self) -> list[Canary]:
+        """Read all canaries by id; they are few."""
+
     def due_keys(self, until: datetime) -> list[DueKey]:
         """Keys whose due time has come, from the index: eventually consistent, oldest first."""
 
@@ -278,12 +286,20 @@ class ValidationAnswer:
     operations: tuple[OperationAnswer, ...]
 
 
-class Prober(Protocol):
-    """The only thing that touches a customer's account. Never raises for what AWS answers."""
+PROBE_SECONDS = 12
+"""How long one probe may take before no further operation is begun."""
 
-    def probe(self, key: Key, *, closely: bool = False) -> ProbeAnswer:
+
+class Prober(Protocol):
+    """The only thing that touches a customer's account. Never raises for what AWS answers.
+
+    `spent_seconds` says how much of `PROBE_SECONDS` was used up before.
+    """
+
+    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
         """Try the operations of a registered key, Decrypt on its registration ciphertext.
 
+        `fresh` assumes the role anew, whatever session of it is still good: a session hides a role that is broken.
         A key that works is looked at more closely if wanted: rotation and alias. That changes no verdict. `facts`
         have `closer` None if there was no closer look.
         """
@@ -291,7 +307,7 @@ class Prober(Protocol):
     def check_restore(self, key: Key, region: str) -> RestoreAnswer:
         """Try to decrypt the registration ciphertext in a Region, with the key or its related key there."""
 
-    def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+    def probe_registration(self, registration: Registration, *, spent_seconds: float = 0) -> RegistrationAnswer:
         """Try a key before it is registered, and make its registration ciphertext."""
 
     def validate(self, registration: Registration) -> ValidationAnswer:
@@ -333,12 +349,17 @@ class CallHistory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CheckMessage:
-    """A key to check. It is dropped if the key was probed since it was due."""
+    """A key to check. It is dropped if the key was probed since it was due.
+
+    With `canary`, `key_id` is the id of a canary, and `project_id` no project's: a `check_keys` from before there were
+    canaries, which does not know the field, finds no such key and drops the message.
+    """
 
     project_id: str
     key_id: str
     due_at: datetime
     trigger: Trigger = Trigger.SCHEDULE
+    canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

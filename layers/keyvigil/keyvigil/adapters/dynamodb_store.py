@@ -29,6 +29,7 @@ from keyvigil.adapters.plain_data import from_stored, to_plain
 from keyvigil.domain.alerts import OutboxRow
 from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
+from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
@@ -119,6 +120,9 @@ class _Place:
     sk: str
 
 
+_CANARIES = "CANARIES"
+
+
 def _project_place(project_id: str) -> _Place:
     return _Place(f"PROJECT#{project_id}", "PROJECT")
 
@@ -173,6 +177,8 @@ def _place(entity: Entity) -> _Place:  # noqa: C901  one line a kind
             return _Place(f"OUTBOX#{entity.row_id}", "OUTBOX")
         case FleetTold():
             return _FLEET_TOLD
+        case Canary():
+            return _Place(_CANARIES, f"CANARY#{entity.canary_id}")
 
 
 _KINDS: dict[type[Any], str] = {
@@ -189,6 +195,7 @@ _KINDS: dict[type[Any], str] = {
     TimelineEntry: "TIMELINE",
     OutboxRow: "OUTBOX",
     FleetTold: "FLEET_TOLD",
+    Canary: "CANARY",
 }
 
 
@@ -502,6 +509,15 @@ class DynamoDbStore(Store):
     @override
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         return self._get(_Place(f"OUTBOX#{row_id}", "OUTBOX"), OutboxRow)
+
+    @override
+    def canary(self, canary_id: str) -> Canary | None:
+        return self._get(_Place(_CANARIES, f"CANARY#{canary_id}"), Canary)
+
+    @override
+    def canaries(self) -> list[Canary]:
+        results = self._item.query(_CANARIES, self._item.sk.startswith("CANARY#"), consistent_read=True)
+        return [_entity(item, Canary) for item in results]
 
     def _on_agenda(self, name: str, until: datetime | None, limit: int | None = None) -> Iterator[Item]:
         for shard in range(AGENDA_SHARDS):

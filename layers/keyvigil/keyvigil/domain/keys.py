@@ -182,6 +182,7 @@ class Key:
     `alert_sequence` numbers the alerts about this key, so that a reader can sort them. `probe_secret_arn` is
     the secret that a probe of a `kes` key reads, None for every other use. `backups` counts the backups that need the
     key, by the Region in which they are to be restorable; `told` is what was told of each danger.
+    `unknown_told` says that an alert about its being UNKNOWN is firing.
     """
 
     project_id: str
@@ -209,6 +210,7 @@ class Key:
     probe_secret_arn: str | None = None
     backups: Mapping[str, int] = field(default_factory=dict)
     told: Mapping[str, Told] = field(default_factory=dict)
+    unknown_told: bool = False
     version: int = 0
 
 
