@@ -32,6 +32,8 @@ class HeldFor(StrEnum):
 
     APPROVAL = "approval"
     GRACE = "grace"
+    BRAKE = "brake"
+    CEILING = "ceiling"
 
 
 class Decision(StrEnum):
