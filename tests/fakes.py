@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast, override
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
+from keyvigil.domain.brake import Brake, LockoutTally
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key, Registration, RoleClaim, Trigger
@@ -70,7 +71,7 @@ class CountingIds(Ids):
         return f"external-{self.ulid()}"
 
 
-def place(entity: Entity) -> Place:
+def place(entity: Entity) -> Place:  # noqa: C901  one line an entity
     match entity:
         case Project():
             return ("project", entity.project_id)
@@ -88,6 +89,10 @@ def place(entity: Entity) -> Place:
             return ("subscription", entity.project_id, entity.subscription_id)
         case OutboxRow():
             return ("outbox", entity.row_id)
+        case Brake():
+            return ("brake", str(entity.region), str(entity.cause), str(entity.project_id))
+        case LockoutTally():
+            return ("lockout tally",)
 
 
 class MemoryStore(Store):
@@ -232,6 +237,23 @@ class MemoryStore(Store):
     @override
     def open_incidents(self) -> list[tuple[str, str]]:
         return [(each.project_id, each.incident_id) for each in self.all(Incident) if each.is_open]
+
+    @override
+    def opened_since(self, moment: datetime) -> list[tuple[str, str]]:
+        recent = [each for each in self.all(Incident) if each.is_open and each.opened_at > moment]
+        return [(each.project_id, each.incident_id) for each in recent]
+
+    @override
+    def count_keys(self, region: str) -> int:
+        return sum(each.region == region for each in self.all(Key))
+
+    @override
+    def brakes(self) -> list[Brake]:
+        return self.all(Brake)
+
+    @override
+    def lockout_tally(self) -> LockoutTally:
+        return next(iter(self.all(LockoutTally)), LockoutTally())
 
     @override
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:

@@ -20,10 +20,10 @@ from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseC
 from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
     AffectedCluster,
     Decision,
-    HeldFor,
     Incident,
     IncidentStatus,
     PersonsDecision,

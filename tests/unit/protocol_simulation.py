@@ -23,8 +23,8 @@ from typing import override
 
 from keyvigil.domain.alerts import AlertStatus, AlertType, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockAction, LockResult, LockSettings, LockVia
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
-    HeldFor,
     Incident,
     IncidentStatus,
     LockoutVerb,

@@ -24,7 +24,7 @@ from keyvigil.domain.brake import (
     decide_release,
     joined,
 )
-from keyvigil.domain.incidents import HeldFor
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.verdicts import AMBIGUOUS_CAUSES, Cause
 from tests.examples import NOW
 
@@ -45,15 +45,12 @@ def outage(number: int, account: int = 1, **fields: Any) -> Outage:
     return Outage(**(about | fields))
 
 
-def canary(**fields: Any) -> CanaryWord:
-    said: dict[str, Any] = {"healthy": True, "partial": False, "begun_at": NOW - SECOND}
-    return CanaryWord(**(said | fields))
+def canary(*, vouches: bool = True) -> CanaryWord:
+    return CanaryWord(vouches=vouches, reason="the canary was HEALTHY" if vouches else "the canary is UNHEALTHY itself")
 
 
-def decide(
-    together: list[Outage], keys_there: int, says: CanaryWord | None, failed: datetime = NOW - 2 * SECOND
-) -> tuple[BrakeVerb, HeldFor | None]:
-    decision = ambiguous(together[0], together, keys_there, says, SETTINGS, failing_probe_begun_at=failed)
+def decide(together: list[Outage], keys_there: int, says: CanaryWord | None) -> tuple[BrakeVerb, HeldFor | None]:
+    decision = ambiguous(together[0], together, keys_there, says, SETTINGS)
     assert decision.reason
     return decision.verb, decision.held_for
 
@@ -83,13 +80,8 @@ def test_without_a_canary_a_person_approves() -> None:
     assert decide([outage(1)], 40, None) == (BrakeVerb.HOLD, HeldFor.APPROVAL)
 
 
-def test_a_canary_that_is_not_healthy_holds() -> None:
-    assert decide([outage(1)], 40, canary(healthy=False)) == (BrakeVerb.HOLD, HeldFor.BRAKE)
-
-
-def test_a_canary_must_have_been_well_after_the_key_last_failed() -> None:
-    assert decide([outage(1)], 40, canary(begun_at=NOW), failed=NOW) == (BrakeVerb.HOLD, HeldFor.BRAKE)
-    assert decide([outage(1)], 40, canary(begun_at=NOW), failed=NOW - SECOND) == (BrakeVerb.PROCEED, None)
+def test_a_canary_that_does_not_vouch_holds() -> None:
+    assert decide([outage(1)], 40, canary(vouches=False)) == (BrakeVerb.HOLD, HeldFor.BRAKE)
 
 
 def test_only_keys_of_the_same_region_and_cause_within_the_window_turned_bad_together() -> None:
@@ -150,21 +142,20 @@ def brake(**fields: Any) -> Brake:
 
 def test_the_brake_releases_itself_after_ten_quiet_minutes_with_a_healthy_canary() -> None:
     end = NOW + QUIET
-    assert decide_release(brake(), canary(begun_at=end), end).verb is ReleaseVerb.RELEASE
+    assert decide_release(brake(), canary(), end).verb is ReleaseVerb.RELEASE
 
 
 @pytest.mark.parametrize(
     ("held", "says", "at"),
     [
-        (brake(), canary(begun_at=NOW + QUIET), NOW + QUIET - SECOND),
-        (brake(), canary(begun_at=NOW + QUIET - SECOND), NOW + QUIET),
-        (brake(), canary(begun_at=NOW + QUIET, healthy=False), NOW + QUIET),
+        (brake(), canary(), NOW + QUIET - SECOND),
+        (brake(), canary(vouches=False), NOW + QUIET),
         (brake(), None, NOW + QUIET),
-        (brake(cause=None), canary(begun_at=NOW + QUIET), NOW + QUIET),
-        (brake(released_at=NOW), canary(begun_at=NOW + QUIET), NOW + QUIET),
-        (joined(brake(), outage(1, opened_at=NOW + SECOND)), canary(begun_at=NOW + QUIET + SECOND), NOW + QUIET),
+        (brake(cause=None), canary(), NOW + QUIET),
+        (brake(released_at=NOW), canary(), NOW + QUIET),
+        (joined(brake(), [outage(1, opened_at=NOW + SECOND)]), canary(), NOW + QUIET),
     ],
-    ids=["too soon", "canary too old", "canary unhealthy", "no canary", "a person's", "released", "another key"],
+    ids=["too soon", "canary unhealthy", "no canary", "a person's", "released", "another key"],
 )
 def test_it_stays_engaged_otherwise(held: Brake, says: CanaryWord | None, at: datetime) -> None:
     decision = decide_release(held, says, at)
@@ -183,6 +174,8 @@ def test_it_stays_engaged_otherwise(held: Brake, says: CanaryWord | None, at: da
         ({"cause": None, "region": None, "project_id": "customer-2"}, False),
         ({"cause": None, "region": None}, True),
         ({"released_at": NOW}, False),
+        ({"exempt": ("customer-1",)}, False),
+        ({"exempt": ("customer-2",)}, True),
     ],
 )
 def test_a_brake_holds_what_is_in_its_scope(*, scope: dict[str, Any], held: bool) -> None:
@@ -199,19 +192,17 @@ def test_a_cohort_is_counted_by_cause_account_and_region() -> None:
 @given(
     failing=st.lists(st.tuples(st.sampled_from(sorted(AMBIGUOUS_CAUSES)), st.integers(1, 6)), min_size=1, max_size=40),
     keys_there=st.integers(0, 200),
-    healthy=st.booleans(),
-    later=st.integers(-5, 5),
+    says=st.sampled_from([None, canary(), canary(vouches=False)]),
 )
-def test_no_lockout_goes_on_without_a_healthy_canary_after_the_failing_probe(
-    *, failing: list[tuple[Cause, int]], keys_there: int, healthy: bool, later: int
+def test_no_lockout_for_an_ambiguous_cause_goes_on_unless_a_canary_vouches_and_few_are_affected(
+    failing: list[tuple[Cause, int]], keys_there: int, says: CanaryWord | None
 ) -> None:
     outages = [outage(number, account, cause=cause) for number, (cause, account) in enumerate(failing)]
-    says = canary(healthy=healthy, begun_at=NOW + later * SECOND)
     together = cohort(outages[0], outages, None, NOW)
-    verb, held_for = decide([outages[0], *together], keys_there, says, NOW)
+    verb, held_for = decide([outages[0], *together], keys_there, says)
     if verb is BrakeVerb.PROCEED:
-        assert healthy
-        assert later > 0
+        assert says is not None
+        assert says.vouches
         assert len({each.account_id for each in together}) < 3 or len(together) * 4 < max(keys_there, 1)
     else:
         assert held_for is not None

@@ -22,8 +22,8 @@ from keyvigil import wiring
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.alerts import OutboxRow, WorkflowStart
 from keyvigil.domain.clusters import ClusterStatus, LockAction
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
-    HeldFor,
     IncidentStatus,
     LockoutDecision,
     LockoutVerb,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from keyvigil.domain.clusters import ClusterStatus
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
-    HeldFor,
     IncidentStatus,
     LockoutVerb,
     Mending,

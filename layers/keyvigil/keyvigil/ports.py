@@ -7,13 +7,16 @@ from enum import StrEnum
 from typing import Protocol
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
+from keyvigil.domain.brake import Brake, LockoutTally
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.verdicts import Verdict
 
-type Entity = Project | Key | RoleClaim | Cluster | Incident | TimelineEntry | Subscription | OutboxRow
+type Entity = (
+    Project | Key | RoleClaim | Cluster | Incident | TimelineEntry | Subscription | OutboxRow | Brake | LockoutTally
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,18 @@ class Store(Protocol):
 
     def open_incidents(self) -> list[tuple[str, str]]:
         """(project id, incident id) of every incident that is not over; eventually consistent."""
+
+    def opened_since(self, moment: datetime) -> list[tuple[str, str]]:
+        """(project id, incident id) of every open incident that opened after this; eventually consistent."""
+
+    def count_keys(self, region: str) -> int:
+        """How many keys are registered in a Region, from the index: eventually consistent, reads every key's entry."""
+
+    def brakes(self) -> list[Brake]:
+        """Read all brakes, engaged or released; they are few."""
+
+    def lockout_tally(self) -> LockoutTally:
+        """Read which lockouts began lately, all projects together."""
 
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:
         """(project id, cluster id) of clusters whose answer is overdue; eventually consistent."""

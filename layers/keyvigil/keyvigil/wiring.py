@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 
     from keyvigil.ports import Clock, Ids, Prober, Store, Topics, Workflow
+    from keyvigil.use_cases.braking import AskBrake, Braking
     from keyvigil.use_cases.check_key import CheckKey
     from keyvigil.use_cases.decide_incident import DecideIncident
     from keyvigil.use_cases.keep_topics import KeepTopics
@@ -111,8 +112,32 @@ def reconcile() -> "Reconcile":
         settle_recovery(),
         clock(),
         ids(),
+        ask_brake=ask_brake(),
+        braking=braking(),
         confirmation_probes=_probes(),
     )
+
+
+@cache
+def ask_brake() -> "AskBrake":
+    """What makes views of the brake."""
+    from keyvigil.domain.brake import BrakeSettings
+    from keyvigil.use_cases.braking import AskBrake
+
+    stack = BrakeSettings(
+        minimum_accounts=settings().number("BRAKE_MINIMUM_ACCOUNTS"),
+        percent=settings().number("BRAKE_PERCENT"),
+        max_lockouts=settings().number("MAX_LOCKOUTS_PER_15_MINUTES"),
+    )
+    return AskBrake(store(), clock(), stack)
+
+
+@cache
+def braking() -> "Braking":
+    """Engage and release the brake."""
+    from keyvigil.use_cases.braking import Braking
+
+    return Braking(store(), clock(), ids())
 
 
 @cache
@@ -149,7 +174,7 @@ def decide_lockout() -> "DecideLockout":
     """Decide whether to lock."""
     from keyvigil.use_cases.lock_clusters import DecideLockout
 
-    return DecideLockout(store(), clock(), ids(), confirmation_probes=_probes())
+    return DecideLockout(store(), ask_brake(), clock(), ids(), confirmation_probes=_probes())
 
 
 @cache

@@ -25,6 +25,7 @@ from pynamodb.transactions import TransactWrite
 from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.alerts import OutboxRow
+from keyvigil.domain.brake import Brake, LockoutTally
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key, RoleClaim
@@ -41,6 +42,7 @@ KEPT_AFTER_END = timedelta(days=400)
 
 OUTBOX_KEPT = timedelta(days=14)
 SWEEPS_KEPT = timedelta(days=1)
+BRAKE_KEPT = timedelta(days=1)
 _TRANSACTION_LIMIT = 100
 _REFUSED = {"ConditionalCheckFailedException", "TransactionCanceledException", "TransactionConflictException"}
 _RACE_REASONS = {"ConditionalCheckFailed", "TransactionConflict"}
@@ -108,7 +110,10 @@ def _role_place(account_id: str, role_name: str) -> _Place:
     return _Place(f"ROLE#{account_id}", f"NAME#{role_name.lower()}")
 
 
-def _place(entity: Entity) -> _Place:
+_LOCKOUT_TALLY = _Place("FLEET", "LOCKOUT_TALLY")
+
+
+def _place(entity: Entity) -> _Place:  # noqa: C901  one line an entity
     match entity:
         case Project():
             return _project_place(entity.project_id)
@@ -126,6 +131,11 @@ def _place(entity: Entity) -> _Place:
             return _Place(f"INCIDENT#{entity.incident_id}", f"AT#{entity.entry_id}")
         case OutboxRow():
             return _Place(f"OUTBOX#{entity.row_id}", "OUTBOX")
+        case Brake():
+            scope = (entity.region, entity.cause, entity.project_id)
+            return _Place("FLEET", "#".join(("BRAKE", *(part or "*" for part in scope))))
+        case LockoutTally():
+            return _LOCKOUT_TALLY
 
 
 _KINDS: dict[type[Any], str] = {
@@ -137,6 +147,8 @@ _KINDS: dict[type[Any], str] = {
     Subscription: "SUBSCRIPTION",
     TimelineEntry: "TIMELINE",
     OutboxRow: "OUTBOX",
+    Brake: "BRAKE",
+    LockoutTally: "LOCKOUT_TALLY",
 }
 
 
@@ -176,6 +188,8 @@ def _expiry(entity: Entity) -> datetime | None:
             return entity.at + KEPT_AFTER_END
         case OutboxRow():
             return entity.sent_at + OUTBOX_KEPT if entity.sent_at else None
+        case Brake():
+            return entity.released_at + BRAKE_KEPT if entity.released_at else None
         case _:
             return None
 
@@ -382,9 +396,12 @@ class DynamoDbStore(Store):
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         return self._get(_Place(f"OUTBOX#{row_id}", "OUTBOX"), OutboxRow)
 
-    def _on_agenda(self, name: str, until: datetime | None) -> Iterator[Item]:
+    def _on_agenda(self, name: str, until: datetime | None, *, since: datetime | None = None) -> Iterator[Item]:
+        """The entries of a list up to a moment, or after one."""
         for shard in range(AGENDA_SHARDS):
             condition = None if until is None else AgendaIndex.agenda_at <= _milliseconds(until)
+            if since is not None:
+                condition = AgendaIndex.agenda_at > _milliseconds(since)
             yield from self._item.agenda.query(f"{name}#{shard}", condition)
 
     @override
@@ -406,6 +423,26 @@ class DynamoDbStore(Store):
             (item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("INCIDENT#"))
             for item in self._on_agenda("open", None)
         ]
+
+    @override
+    def opened_since(self, moment: datetime) -> list[tuple[str, str]]:
+        return [
+            (item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("INCIDENT#"))
+            for item in self._on_agenda("open", None, since=moment)
+        ]
+
+    @override
+    def count_keys(self, region: str) -> int:
+        return sum(item.sk.startswith(f"KEY#{region}.") for item in self._on_agenda("due", None))
+
+    @override
+    def brakes(self) -> list[Brake]:
+        results = self._item.query("FLEET", self._item.sk.startswith("BRAKE#"), consistent_read=True)
+        return [_entity(item, Brake) for item in results]
+
+    @override
+    def lockout_tally(self) -> LockoutTally:
+        return self._get(_LOCKOUT_TALLY, LockoutTally) or LockoutTally()
 
     @override
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:

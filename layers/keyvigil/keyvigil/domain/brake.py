@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from keyvigil.domain.incidents import HeldFor
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.verdicts import Cause
 
 WINDOW = timedelta(minutes=15)
@@ -43,11 +43,10 @@ class Outage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryWord:
-    """What the canary that speaks for a Region said last. `partial` marks the stack's, where the Region has none."""
+    """Whether the canaries that speak for a Region prove that KeyVigil could do its work there, and why (not)."""
 
-    healthy: bool
-    partial: bool
-    begun_at: datetime
+    vouches: bool
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +54,9 @@ class Brake:
     """A brake that is, or was, engaged.
 
     One that KeyVigil pulled is for a cohort: one Region and one cause. One that a person pulled is for a Region, a
-    project, both or everything (None), whatever the cause. `seen_at` is when the last key joined the cohort;
-    `released_at` is kept after the release: what turned bad before it does not engage the brake again.
+    project, both or everything (None), whatever the cause. `seen_at` is when the last key joined the cohort.
+    `exempt` are the projects that a person let go on nevertheless. `released_at` is kept after the release: what turned
+    bad before it does not engage the brake again.
     """
 
     region: str | None
@@ -66,6 +66,7 @@ class Brake:
     engaged_by: str
     reason: str
     seen_at: datetime
+    exempt: tuple[str, ...] = ()
     released_at: datetime | None = None
     released_by: str | None = None
     release_reason: str | None = None
@@ -88,6 +89,7 @@ class Brake:
             and self.region in {None, outage.region}
             and self.cause in {None, outage.cause}
             and self.project_id in {None, outage.project_id}
+            and outage.project_id not in self.exempt
         )
 
 
@@ -160,13 +162,7 @@ def cohort(outage: Outage, others: Iterable[Outage], last_release: datetime | No
 
 
 def ambiguous(
-    outage: Outage,
-    together: Sequence[Outage],
-    keys_there: int,
-    canary: CanaryWord | None,
-    settings: BrakeSettings,
-    *,
-    failing_probe_begun_at: datetime,
+    outage: Outage, together: Sequence[Outage], keys_there: int, canary: CanaryWord | None, settings: BrakeSettings
 ) -> BrakeDecision:
     """Decide about a lockout for a cause that might be our own fault.
 
@@ -174,9 +170,8 @@ def ambiguous(
         outage: the outage whose clusters are about to be locked.
         together: its `cohort`.
         keys_there: how many keys are probed in its Region.
-        canary: what the Region's canary said, or the stack's for it; None if there is none.
+        canary: whether a canary vouches for KeyVigil since the key's last failing probe; None if there is no canary.
         settings: the stack's.
-        failing_probe_begun_at: when the key's last failing probe began; the canary must have been well after it.
     """
     if canary is None:
         return BrakeDecision(
@@ -184,34 +179,29 @@ def ambiguous(
             held_for=HeldFor.APPROVAL,
             reason=f"{outage.cause} might be our own fault and no canary can tell, so a person decides",
         )
-    if not canary.healthy:
-        reason = f"{_canary(outage, canary)} is not healthy, so {outage.cause} may be our own fault"
-        return BrakeDecision(verb=BrakeVerb.HOLD, held_for=HeldFor.BRAKE, reason=reason)
-    if canary.begun_at <= failing_probe_begun_at:
-        reason = f"{_canary(outage, canary)} was not probed since the key last failed"
+    if not canary.vouches:
+        reason = f"{outage.cause} might be our own fault: {canary.reason}"
         return BrakeDecision(verb=BrakeVerb.HOLD, held_for=HeldFor.BRAKE, reason=reason)
     accounts = {each.account_id for each in together}
+    shares = f"{len(together)} of {keys_there} keys in {outage.region}, of {len(accounts)} accounts,"
     many = len(together) * 100 >= settings.percent * max(keys_there, 1)
     if len(accounts) >= settings.minimum_accounts and many:
-        reason = (
-            f"{len(together)} of {keys_there} keys in {outage.region}, of {len(accounts)} accounts, turned bad with "
-            f"{outage.cause} within 15 minutes"
-        )
+        reason = f"{shares} turned bad with {outage.cause} within 15 minutes"
         return BrakeDecision(verb=BrakeVerb.ENGAGE, held_for=HeldFor.BRAKE, reason=reason)
-    reason = (
-        f"{_canary(outage, canary)} is healthy; {len(together)} of {keys_there} keys in {outage.region}, of "
-        f"{len(accounts)} accounts, have {outage.cause}"
-    )
-    return BrakeDecision(verb=_PROCEED, reason=reason)
+    return BrakeDecision(verb=_PROCEED, reason=f"{canary.reason}; {shares} have {outage.cause}")
 
 
-def _canary(outage: Outage, canary: CanaryWord) -> str:
-    return "the stack's canary" if canary.partial else f"the canary in {outage.region}"
+def joined(brake: Brake, outages: Iterable[Outage]) -> Brake:
+    """The brake as the outages that are open now leave it: it stays engaged for as long as more join its cohort."""
+    mine = [each.opened_at for each in outages if (each.region, each.cause) == (brake.region, brake.cause)]
+    return replace(brake, seen_at=max([brake.seen_at, *mine]))
 
 
-def joined(brake: Brake, outage: Outage) -> Brake:
-    """The brake after another key of its cohort was seen: it stays engaged for as long as more come."""
-    return replace(brake, seen_at=max(brake.seen_at, outage.opened_at))
+def released(brake: Brake, *, by: str, reason: str, now: datetime) -> Brake:
+    """The brake, released. One that is released already stays as it is."""
+    if not brake.is_engaged:
+        return brake
+    return replace(brake, released_at=now, released_by=by, release_reason=reason)
 
 
 class ReleaseVerb(StrEnum):
@@ -233,6 +223,11 @@ def decide_release(brake: Brake, canary: CanaryWord | None, now: datetime) -> Re
     """Decide whether a brake releases itself: after ten quiet minutes, with a canary that was healthy at their end.
 
     One that a person pulled never does, and none does without a canary: silence proves nothing.
+
+    Args:
+        brake: the brake.
+        canary: whether a canary vouches for KeyVigil since `QUIET` after `brake.seen_at`; None if there is no canary.
+        now: the time now.
     """
     if not brake.is_engaged:
         return ReleaseDecision(verb=ReleaseVerb.KEEP, reason="it is released")
@@ -242,9 +237,11 @@ def decide_release(brake: Brake, canary: CanaryWord | None, now: datetime) -> Re
     if quiet < QUIET:
         seconds = int(quiet.total_seconds())
         return ReleaseDecision(verb=ReleaseVerb.KEEP, reason=f"{seconds} of {int(QUIET.total_seconds())} s are quiet")
-    if canary is None or not canary.healthy or canary.begun_at < brake.seen_at + QUIET:
-        return ReleaseDecision(verb=ReleaseVerb.KEEP, reason="no healthy canary says that the fault is not ours")
-    return ReleaseDecision(verb=ReleaseVerb.RELEASE, reason="no further key turned bad for 10 minutes, canary healthy")
+    if canary is None or not canary.vouches:
+        reason = "there is no canary" if canary is None else canary.reason
+        return ReleaseDecision(verb=ReleaseVerb.KEEP, reason=f"the fault may be ours: {reason}")
+    reason = f"no further key turned bad for 10 minutes, and {canary.reason}"
+    return ReleaseDecision(verb=ReleaseVerb.RELEASE, reason=reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,7 +113,8 @@ class Health:
 class Key:
     """A registered KMS key. `clusters` is a count; `pending_clusters` how many of them wait for the key.
 
-    `alert_sequence` numbers the alerts about this key, so that a reader can sort them.
+    `alert_sequence` numbers the alerts about this key, so that a reader can sort them. `incidents_opened` are the times
+    of its newest incidents, as far back as flapping counts.
     """
 
     project_id: str
@@ -138,6 +139,7 @@ class Key:
     pending_clusters: int = 0
     alert_sequence: int = 0
     rebaselines: tuple[Rebaseline, ...] = ()
+    incidents_opened: tuple[datetime, ...] = ()
     version: int = 0
 
 

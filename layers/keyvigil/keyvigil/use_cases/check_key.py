@@ -6,8 +6,8 @@ from typing import Protocol, assert_never
 
 from keyvigil.domain.alerts import AlertType, Notice
 from keyvigil.domain.clusters import Cluster, ClusterStatus
-from keyvigil.domain.incidents import Incident, IncidentStatus, WorkflowKind, affected, held_by
-from keyvigil.domain.keys import Key, KeyStatus, Trigger, next_due
+from keyvigil.domain.incidents import Incident, IncidentStatus, WorkflowKind, affected, held_by, note_opening
+from keyvigil.domain.keys import Health, Key, KeyStatus, Trigger, next_due
 from keyvigil.domain.projects import Project
 from keyvigil.domain.status_machine import CLOCK_JUMP, Change, is_confirmed, observe
 from keyvigil.domain.verdicts import Cause, Outcome, Verdict
@@ -95,6 +95,8 @@ class CheckKey:
             # The sandbox slept between probe and commit: an answer from then says nothing about now.
             return key
         facts = answer.facts or key.facts
+        before = key
+        key, writes = self._leave_dismissed(key, verdict)
         decision = observe(key.health, verdict, probes=self._probes, deletion_date=facts.deletion_date)
         newest = verdict.probed_at >= key.last_probed_at
         after = replace(
@@ -106,13 +108,26 @@ class CheckKey:
             last_trigger=trigger if newest else key.last_trigger,
             due_at=next_due(project_id, key_id, decision.health, project.check_interval_minutes, self._clock.now()),
         )
-        writes: list[Write] = []
         if decision.change is not None:
-            after, writes = self._tell(after, verdict, decision.change, decision.reason)
-        after, told = self._watch(key, after, project)
+            after, told = self._tell(after, verdict, decision.change, decision.reason)
+            writes += told
+        after, told = self._watch(before, after, project)
         writes += told
         self._store.commit([Put(after), *writes])
         return replace(after, version=after.version + 1)
+
+    def _leave_dismissed(self, key: Key, verdict: Verdict) -> tuple[Key, list[Write]]:
+        """A dismissed incident stands for its own cause only: another cause is another outage, and begins afresh."""
+        if verdict.outcome is not Outcome.UNHEALTHY or key.open_incident_id is None:
+            return key, []
+        incident = self._store.incident(key.project_id, key.open_incident_id)
+        if incident is None or incident.status is not IncidentStatus.DISMISSED or incident.cause is verdict.cause:
+            return key, []
+        now = self._clock.now()
+        over = replace(incident, status=IncidentStatus.RESOLVED, resolved_at=now)
+        detail = f"the dismissed outage was {incident.cause}; the key has {verdict.cause} now, which is another"
+        entry = self._telling.entry(incident.incident_id, "incident.resolved", detail)
+        return replace(key, health=Health(), open_incident_id=None), [Put(over), entry]
 
     def _watch(self, before: Key, after: Key, project: Project) -> tuple[Key, list[Write]]:
         """What else a probe shows than whether the key works, told in the same transaction."""
@@ -135,8 +150,9 @@ class CheckKey:
         workflow: WorkflowKind | None = None
         match change:
             case Change.SUSPECTED:
-                key = replace(key, open_incident_id=incident.incident_id)
-                incident = replace(incident, clusters=affected(clusters))
+                opened, flapping = note_opening(key.incidents_opened, now)
+                key = replace(key, open_incident_id=incident.incident_id, incidents_opened=opened)
+                incident = replace(incident, clusters=affected(clusters), flapping=flapping)
                 alert_type, workflow = AlertType.KEY_SUSPECT, WorkflowKind.LOCKOUT
             case Change.CONFIRMED:
                 incident = replace(incident, confirmed_at=now, cause=verdict.cause or incident.cause)
@@ -177,6 +193,7 @@ class CheckKey:
                 status=IncidentStatus.CONFIRMING,
                 cause=verdict.cause or Cause.UNCLASSIFIED,
                 opened_at=now,
+                account_id=key.account_id,
             )
         incident = self._store.incident(key.project_id, key.open_incident_id or "")
         if incident is None:
