@@ -424,8 +424,6 @@ def _mending(
         return MendingDecision(mending=Mending.SETTLE_RECOVERY, reason="no cluster is locked for it any more")
     if incident.status is IncidentStatus.PARTLY_LOCKED and all(each.status is ClusterStatus.LOCKED for each in held):
         return MendingDecision(mending=Mending.SETTLE_LOCKOUT, reason="its last lock was answered after all")
-    if incident.is_dismissed and incident.status is not IncidentStatus.DISMISSED:
-        return MendingDecision(mending=Mending.SETTLE_RECOVERY, reason="it was dismissed and nothing is locked for it")
     return _mending_of_lockout(incident, key, project, clusters, brake, probes=probes, now=now)
 
 
