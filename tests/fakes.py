@@ -8,10 +8,12 @@ from typing import Any, cast, override
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.brake import Brake, LockoutTally
+from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key, Registration, RoleClaim, Trigger
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.verdicts import Verdict
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
 from keyvigil.ports import (
     CheckMessage,
@@ -93,6 +95,8 @@ def place(entity: Entity) -> Place:  # noqa: C901  one line an entity
             return ("brake", str(entity.region), str(entity.cause), str(entity.project_id))
         case LockoutTally():
             return ("lockout tally",)
+        case Canary():
+            return ("canary", entity.canary_id)
 
 
 class MemoryStore(Store):
@@ -187,6 +191,14 @@ class MemoryStore(Store):
     @override
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         return cast("OutboxRow | None", self.items.get(("outbox", row_id)))
+
+    @override
+    def canary(self, canary_id: str) -> Canary | None:
+        return cast("Canary | None", self.items.get(("canary", canary_id)))
+
+    @override
+    def canaries(self) -> list[Canary]:
+        return self.all(Canary)
 
     def _page[T](self, items: list[T], limit: int, token: str | None) -> Page[T]:
         if token is not None and not (token.isascii() and token.isdecimal()):
@@ -290,12 +302,12 @@ class ScriptedProber(Prober):
         self.validation: ValidationAnswer | None = None
 
     @override
-    def probe(self, key: Key) -> ProbeAnswer:
+    def probe(self, key: Key, *, fresh: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
         self.probes += 1
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     @override
-    def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+    def probe_registration(self, registration: Registration, *, spent_seconds: float = 0) -> RegistrationAnswer:
         assert self.registration is not None
         return self.registration
 
@@ -303,6 +315,12 @@ class ScriptedProber(Prober):
     def validate(self, registration: Registration) -> ValidationAnswer:
         assert self.validation is not None
         return self.validation
+
+
+def no_doubt(verdict: Verdict, region: str) -> Verdict:
+    """A world in which every denial is the customer's doing."""
+    del region
+    return verdict
 
 
 class FakeChecker(KeyChecker):
@@ -336,16 +354,18 @@ class FakeChecker(KeyChecker):
 
 
 class FakeQueue(CheckQueue):
-    """A queue that takes at most `room` messages."""
+    """A queue that takes at most `room` messages. Those about canaries are kept apart from those about keys."""
 
     def __init__(self, room: int = 1_000_000) -> None:
         self.room = room
         self.messages: list[CheckMessage] = []
+        self.canaries: list[CheckMessage] = []
 
     @override
     def send(self, messages: Sequence[CheckMessage]) -> int:
         taken = messages[: self.room]
-        self.messages.extend(taken)
+        for message in taken:
+            (self.canaries if message.canary else self.messages).append(message)
         return len(taken)
 
 

@@ -6,6 +6,7 @@ The only function that may act in a customer's account.
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -21,8 +22,10 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from keyvigil import wiring
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.keys import Registration, Trigger
+from keyvigil.domain.verdicts import Outcome, Verdict
 from keyvigil.errors import NotFoundError
 from keyvigil.ports import CheckMessage
+from keyvigil.use_cases.check_canary import CanaryResult
 from keyvigil.use_cases.check_key import CheckResult
 
 logger = Logger(service="check_keys")
@@ -49,13 +52,21 @@ def handler(event: dict[str, Any], context: LambdaContext) -> Any:
         case "probe_registration":
             metrics.add_metric(name="RegistrationProbes", unit=MetricUnit.Count, value=1)
             registration = from_plain(event["registration"], Registration)
-            return to_plain(wiring.prober().probe_registration(registration))
+            answer = wiring.prober().probe_registration(registration)
+            return to_plain(replace(answer, verdict=_doubted(answer.verdict, registration)))
         case "validate_key":
             metrics.add_metric(name="Validations", unit=MetricUnit.Count, value=1)
-            return to_plain(wiring.prober().validate(from_plain(event["registration"], Registration)))
+            registration = from_plain(event["registration"], Registration)
+            validation = wiring.prober().validate(registration)
+            return to_plain(replace(validation, verdict=_doubted(validation.verdict, registration)))
         case action:
             message = f"unknown action {action!r}: it is `check`, `probe_registration` or `validate_key`"
             raise ValueError(message)
+
+
+def _doubted(verdict: Verdict, registration: Registration) -> Verdict:
+    """A customer who registers a key while our own role is broken must not be told that theirs is."""
+    return wiring.ask_canaries()(verdict, registration.key_arn.split(":")[3])
 
 
 async def _check_record(record: dict[str, Any]) -> None:
@@ -64,15 +75,19 @@ async def _check_record(record: dict[str, Any]) -> None:
     async with asyncio.timeout(RECORD_SECONDS):
         result = await asyncio.get_running_loop().run_in_executor(_threads, _check_message, message)
     # Metrics are gathered in the loop's thread only: Powertools' collector is not made for several.
-    if result is None:
+    if isinstance(result, CanaryResult):
+        _tell_of_canary(result)
+    elif result is None:
         logger.info("key is gone", extra={"project_id": message.project_id, "key_id": message.key_id})
         metrics.add_metric(name="KeysGone", unit=MetricUnit.Count, value=1)
     else:
         _tell(result)
 
 
-def _check_message(message: CheckMessage) -> CheckResult | None:
+def _check_message(message: CheckMessage) -> CheckResult | CanaryResult | None:
     try:
+        if message.canary:
+            return wiring.check_canary()(message.key_id, due_at=message.due_at)
         return wiring.check_key()(message.project_id, message.key_id, Trigger.SCHEDULE, due_at=message.due_at)
     except NotFoundError:
         return None
@@ -108,6 +123,8 @@ def _tell(result: CheckResult) -> None:
     key = result.key
     metrics.add_metric(name=f"Verdict{key.verdict.outcome.title()}", unit=MetricUnit.Count, value=1)
     metrics.add_metric(name="ProbeLatency", unit=MetricUnit.Milliseconds, value=key.verdict.latency_ms)
+    if result.doubted:
+        metrics.add_metric(name="DenialsDoubted", unit=MetricUnit.Count, value=1)
     logger.info(
         "probed",
         extra={
@@ -120,5 +137,26 @@ def _tell(result: CheckResult) -> None:
             "aws_error_code": key.verdict.aws_error_code,
             "status": key.health.status,
             "latency_ms": key.verdict.latency_ms,
+        },
+    )
+
+
+def _tell_of_canary(result: CanaryResult) -> None:
+    if not result.probed:
+        return
+    canary, verdict = result.canary, result.canary.verdict
+    metrics.add_metric(name=f"Canary{canary.outcome.title()}", unit=MetricUnit.Count, value=1)
+    # The alarm looks at this one: a nought says that a canary was probed, which the lack of it does not.
+    unwell = int(canary.outcome is not Outcome.HEALTHY)
+    metrics.add_metric(name="CanariesUnwell", unit=MetricUnit.Count, value=unwell)
+    logger.info(
+        "probed a canary",
+        extra={
+            "canary_id": canary.canary_id,
+            "outcome": canary.outcome,
+            "cause": verdict.cause if verdict else None,
+            "operation": verdict.operation if verdict else None,
+            "aws_error_code": verdict.aws_error_code if verdict else None,
+            "in_doubt": canary.in_doubt,
         },
     )

@@ -122,10 +122,16 @@ def key_problems(template: Template) -> list[str]:
     return problems
 
 
+_CANARY = ("CanaryKey", "CanaryRole")
+"""The make-believe customer, whose key encrypts nothing of the stack's."""
+
+
 def keyless_problems(template: Template) -> list[str]:
-    """Without a key nothing names one, and what can be encrypted without one is."""
+    """Without a key nothing but the canary names one, and what can be encrypted without one is."""
     problems = []
     for logical_id, resource in template["Resources"].items():
+        if logical_id in _CANARY:
+            continue
         properties = dict(resource.get("Properties", {}))
         if resource["Type"] == "AWS::Lambda::Function":
             # It is told that there is no key, so that topics lose the one that they had.
@@ -141,9 +147,14 @@ def keyless_problems(template: Template) -> list[str]:
 
 
 def key_grant_problems(template: Template) -> list[str]:
-    """Use of the stack's key is granted for that key alone, and only through the service that holds the data."""
+    """Use of the stack's key is granted for that key alone, and only through the service that holds the data.
+
+    The canary's key is used as a customer's is: by its role, which no function has, and for probes.
+    """
     problems = []
     for logical_id, resource in template["Resources"].items():
+        if logical_id in _CANARY:
+            continue
         for statement in _statements(resource.get("Properties", {})):
             actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
             if not any(action.startswith("kms:") for action in actions):
@@ -151,6 +162,42 @@ def key_grant_problems(template: Template) -> list[str]:
             via = statement.get("Condition", {}).get("StringEquals", {}).get("kms:ViaService")
             if statement.get("Resource") != _STACK_KEY or not via:
                 problems.append(f"{logical_id}: {actions} on {statement.get('Resource')} via {via}")
+    return problems
+
+
+_PROBES = {"kms:DescribeKey", "kms:Encrypt", "kms:Decrypt"}
+
+
+def canary_problems(template: Template) -> list[str]:
+    """The canary is a customer like any other: nothing lets the monitor's role in that a customer would not give.
+
+    A trust policy that names the role itself needs no `sts:AssumeRole` of the role's own in the same account, so that a
+    canary behind it would stay green when that is lost.
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
+    """
+    resources = template["Resources"]
+    problems = []
+    [trust] = resources["CanaryRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    if not str(trust["Principal"].get("AWS")).endswith(":root'}"):
+        problems.append(f"CanaryRole: trusts {trust['Principal']}")
+    conditions = {name for keys in trust.get("Condition", {}).values() for name in keys}
+    problems += [
+        f"CanaryRole: trusts without asking for {name}"
+        for name in ("aws:PrincipalArn", "sts:ExternalId")
+        if name not in conditions
+    ]
+    statements = [each for policy in resources["CanaryRole"]["Properties"]["Policies"] for each in _statements(policy)]
+    for statement in statements:
+        if set(statement["Action"]) != _PROBES or _target(statement["Resource"]) != "CanaryKey":
+            problems.append(f"CanaryRole: may do {statement['Action']} to {statement['Resource']}")
+    key = resources["CanaryKey"]["Properties"]
+    if any(not str(each["Principal"]).endswith(":root'}}") for each in _statements(key["KeyPolicy"])):
+        problems.append("CanaryKey: its policy grants what the role's own does not")
+    if key.get("EnableKeyRotation") is not True:
+        problems.append("CanaryKey: is not rotated")
+    told = resources["CheckKeysFunction"]["Properties"]["Environment"]["Variables"]["KEYVIGIL_CANARY_EXTERNAL_ID"]
+    if trust["Condition"]["StringEquals"].get("sts:ExternalId") != told:
+        problems.append("CanaryRole: asks for another ExternalId than check_keys is told")
     return problems
 
 

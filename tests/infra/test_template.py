@@ -47,6 +47,53 @@ def test_the_key_is_used_only_through_the_services_that_hold_the_data(full_templ
     assert template_rules.key_grant_problems(full_template) == []
 
 
+def test_the_canary_is_a_customer_like_any_other(rendered_template: Template) -> None:
+    assert template_rules.canary_problems(rendered_template) == []
+
+
+def _trust(role: Properties) -> Properties:
+    statement: Properties = role["AssumeRolePolicyDocument"]["Statement"][0]
+    return statement
+
+
+@pytest.mark.parametrize(
+    ("logical_id", "change"),
+    [
+        pytest.param(
+            "CanaryRole",
+            lambda role: _trust(role).update(Principal={"AWS": {"Fn::GetAtt": ["MonitorRole", "Arn"]}}),
+            id="the role itself",
+        ),
+        pytest.param("CanaryRole", lambda role: _trust(role)["Condition"].pop("ArnLike"), id="anybody here"),
+        pytest.param(
+            "CanaryRole",
+            lambda role: _trust(role)["Condition"]["StringEquals"].update({"sts:ExternalId": "another"}),
+            id="another ExternalId",
+        ),
+        pytest.param(
+            "CanaryRole",
+            lambda role: role["Policies"][0]["PolicyDocument"]["Statement"][0].update(Resource="*"),
+            id="every key",
+        ),
+        pytest.param("CanaryKey", lambda key: key.pop("EnableKeyRotation"), id="no rotation"),
+        pytest.param(
+            "CanaryKey",
+            lambda key: key["KeyPolicy"]["Statement"].append(
+                {"Effect": "Allow", "Action": "kms:Encrypt", "Principal": {"AWS": "role"}, "Resource": "*"}
+            ),
+            id="more than IAM",
+        ),
+    ],
+)
+def test_a_canary_that_is_no_customer_is_found(
+    rendered_template: Template, logical_id: str, change: Callable[[Properties], object]
+) -> None:
+    template = copy.deepcopy(rendered_template)
+    change(template["Resources"][logical_id]["Properties"])
+    problems = template_rules.canary_problems(template)
+    assert [problem.partition(":")[0] for problem in problems] == [logical_id]
+
+
 @pytest.mark.parametrize(
     ("logical_id", "change"),
     [

@@ -18,7 +18,9 @@ from moto import mock_aws
 from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseClientError
 
 from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
+from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
+from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
@@ -119,6 +121,8 @@ def read(store: Store, entity: Entity) -> Entity | None:
             return store.subscription(entity.project_id, entity.subscription_id)
         case OutboxRow():
             return store.outbox_row(entity.row_id)
+        case Canary():
+            return store.canary(entity.canary_id)
         case TimelineEntry():
             found = [each for each in store.timeline(entity.incident_id) if each.entry_id == entity.entry_id]
             return found[0] if found else None
@@ -194,6 +198,7 @@ def full_key() -> Key:
         pending_clusters=7,
         alert_sequence=42,
         rebaselines=(Rebaseline(at=NOW, by="arn:aws:iam::111111111111:user/op", reason="damaged"),),
+        unknown_told=True,
     )
 
 
@@ -233,6 +238,36 @@ def full_incident() -> Incident:
         decision=PersonsDecision(
             decision=Decision.HOLD, reason="planned", by="arn:aws:iam::111111111111:user/op", at=NOW
         ),
+        actor=Actor(
+            arn="arn:aws:iam::222222222222:user/jo", event_name="DisableKey", source_ip="192.0.2.1", event_time=EARLIER
+        ),
+    )
+
+
+def canary(**fields: Any) -> Canary:
+    example = Canary(
+        canary_id=KEY_ID,
+        key_arn=KEY_ARN,
+        region="us-west-2",
+        account_id=CUSTOMER,
+        role_arn=ROLE_ARN,
+        external_id="keyvigil-canary",
+        created_at=NOW,
+    )
+    return changed(example, **fields)
+
+
+def full_canary() -> Canary:
+    return canary(
+        baseline=Baseline.of(bytes(range(256)), {"tested-by": "KeyVigil"}, EARLIER),
+        verdict=verdict(Cause.ROLE_NOT_ASSUMABLE),
+        began_at=NOW,
+        ended_at=LATER,
+        healthy_streak=1,
+        unwell_streak=2,
+        counted_at=EARLIER,
+        in_doubt=True,
+        told=True,
     )
 
 
@@ -258,7 +293,7 @@ def full_rows() -> list[OutboxRow]:
     )
     sent = {"delivered": (Target.TOPIC, Target.BUS), "sent_at": LATER}
     return [
-        start_row("01JALERT", alert=alert, workflow_start=None, **sent),
+        start_row("01JALERT", alert=alert, workflow_start=None, for_operator=True, **sent),
         start_row("01JLOCK", lock_request=request, workflow_start=None, **sent),
         start_row("01JSTART", **sent),
     ]
@@ -279,8 +314,9 @@ FULL: list[Entity] = [
     RoleClaim(account_id=CUSTOMER, role_name="KeyVigil-Customer", project_id="acme-prod", keys=2),
     entry(),
     *full_rows(),
+    full_canary(),
 ]
-SPARSE: list[Entity] = [project(keys=0), key(), cluster(), incident(), subscription(types=()), start_row()]
+SPARSE: list[Entity] = [project(keys=0), key(), cluster(), incident(), subscription(types=()), start_row(), canary()]
 
 
 def test_the_full_examples_set_every_field_that_has_a_default() -> None:
@@ -307,6 +343,17 @@ def test_every_entity_is_read_as_it_was_written(store: Store, entity: Entity) ->
 def test_what_was_never_written_is_none(store: Store) -> None:
     for entity in FULL:
         assert read(store, entity) is None
+
+
+def test_canaries_are_listed_by_id_and_nothing_else_is_among_them(store: Store) -> None:
+    assert store.canaries() == []
+    own, other = canary(canary_id="stack"), canary(canary_id="eu-west-1.abc")
+    put(store, own, key(), project(), other)
+
+    assert store.canaries() == [changed(other, version=1), changed(own, version=1)]
+
+    store.commit([Remove(changed(other, version=1))])
+    assert [each.canary_id for each in store.canaries()] == ["stack"]
 
 
 def test_any_text_and_any_moment_survives(store: Store) -> None:

@@ -22,6 +22,8 @@ from enum import StrEnum
 from typing import override
 
 from keyvigil.domain.alerts import AlertStatus, AlertType, LockRequest, OutboxRow, WorkflowStart
+from keyvigil.domain.brake import BrakeSettings
+from keyvigil.domain.canaries import CANARY_PROJECT, OwnCanary
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockAction, LockResult, LockSettings, LockVia
 from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
@@ -31,7 +33,7 @@ from keyvigil.domain.incidents import (
     RecoveryVerb,
     WorkflowKind,
 )
-from keyvigil.domain.keys import Key, KeyStatus, Registration, Trigger
+from keyvigil.domain.keys import Baseline, Key, KeyStatus, Registration, Trigger
 from keyvigil.domain.projects import Approval, Enforcement
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import AlreadyExistsError, ConflictError, DeliveryError, NotFoundError, RefusedError
@@ -46,6 +48,8 @@ from keyvigil.ports import (
     Workflow,
     Write,
 )
+from keyvigil.use_cases.braking import AskBrake, Braking
+from keyvigil.use_cases.check_canary import AskCanaries, CheckCanary
 from keyvigil.use_cases.check_key import CheckKey
 from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock, RequestLock
 from keyvigil.use_cases.plan_sweep import PlanSweep
@@ -84,6 +88,7 @@ class Promise(StrEnum):
     ANSWERS_ARE_AWAITED = "a lock is given up only when its control plane's time is over"
     NOTHING_UNSENT = "nothing stays unsent once the world is calm"
     EXECUTIONS_END = "no execution runs on once the world is calm"
+    OWN_TROUBLE_IS_UNKNOWN = "what goes wrong at KeyVigil itself opens no incident and confirms none"
     RECONCILING_WORKS = "reconciling meets no error in a calm world"
 
 
@@ -97,6 +102,7 @@ class Weather:
     clusters: int = 3
     flips: bool = False
     workflow_outages: bool = False
+    own_trouble: bool = False
     final_cause: Cause | None = None
     stray_verdicts: float = 0.05
     crashes: float = 0.05
@@ -112,6 +118,7 @@ WEATHERS: dict[str, Weather] = {
     "grace": Weather(grace_minutes=5),
     "manual approval": Weather(approval=Approval.MANUAL),
     "workflow service down": Weather(workflow_outages=True),
+    "our own role broken at times": Weather(own_trouble=True),
     "many clusters": Weather(clusters=45),
     "an outage that stays": Weather(final_cause=Cause.KEY_DISABLED),
     "no faults of our own": Weather(crashes=0, kills=0, races=0, losses=0, stray_verdicts=0),
@@ -293,6 +300,7 @@ class Simulation(Prober, OutboxRelay):
         self.broken: set[str] = set()
         self.calm = False
         self.cause: Cause | None = None
+        self.own_trouble = self.own_trouble_was_seen = False
         self._interfering = False
         self._handed_over = 0
         self._fences: dict[str, int] = defaultdict(int)
@@ -313,10 +321,18 @@ class Simulation(Prober, OutboxRelay):
 
         self.clusters = Clusters(store, clock)
         self.projects = Projects(store, FakeTopics(), clock, ids)
-        self.check = CheckKey(store, self, clock, ids, confirmation_probes=PROBES)
+        own = OwnCanary(
+            key_arn=examples.KEY_ARN.replace(examples.CUSTOMER, "111111111111"),
+            role_arn="arn:aws:iam::111111111111:role/canary",
+            external_id="canary",
+        )
+        self.check_canary = CheckCanary(store, self, clock, ids, own=own)
+        doubt = AskCanaries(self.check_canary, clock)
+        self.check = CheckKey(store, self, clock, ids, doubt=doubt, confirmation_probes=PROBES)
         self.settle_lockout = SettleLockout(store, clock, ids)
         self.record = RecordLockResult(store, self.executions, self.settle_lockout, clock, ids)
-        self.decide_lockout = DecideLockout(store, clock, ids, confirmation_probes=PROBES)
+        ask_brake = AskBrake(store, clock, BrakeSettings())
+        self.decide_lockout = DecideLockout(store, ask_brake, clock, ids, confirmation_probes=PROBES)
         self.request = RequestLock(store, self.executions, self.record, clock, ids)
         self.decide_recovery = DecideRecovery(store, clock, ids)
         self.settle_recovery = SettleRecovery(store, clock, ids)
@@ -331,6 +347,8 @@ class Simulation(Prober, OutboxRelay):
             self.settle_recovery,
             clock,
             ids,
+            ask_brake=ask_brake,
+            braking=Braking(store, clock, ids),
             confirmation_probes=PROBES,
         )
 
@@ -400,6 +418,8 @@ class Simulation(Prober, OutboxRelay):
         self.cause = self.chance.choice((None, None, *outages))
         if self.weather.workflow_outages:
             self.executions.unreachable = self._happens(0.2)
+        if self.weather.own_trouble and not self.own_trouble:
+            self.own_trouble, self.own_trouble_was_seen = self._happens(0.5), False
         self.notifier.broken = {target for target in ("topic", "bus") if self._happens(self.weather.losses)}
         if self._happens(0.3):
             cluster_id = self._some_cluster()
@@ -422,7 +442,7 @@ class Simulation(Prober, OutboxRelay):
     def _become_calm(self) -> None:
         self.calm = True
         self.cause = self.weather.final_cause
-        self.executions.unreachable = False
+        self.executions.unreachable = self.own_trouble = False
         self.notifier.broken = set()
         if self.weather.flips:
             self._enforce(Enforcement.ENFORCE)
@@ -430,16 +450,39 @@ class Simulation(Prober, OutboxRelay):
     # --- what AWS does ------------------------------------------------------------------------------------------
 
     @override
-    def probe(self, key: Key) -> ProbeAnswer:
+    def probe(self, key: Key, *, fresh: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+        """Our own trouble denies us every role, the canary's too.
+
+        It may be over between a customer's denial and the canary's next probe, once a canary has seen it: one that
+        nobody saw from its beginning to its end looks like a customer's doing.
+        """
         cause = self.cause
+        if key.project_id == CANARY_PROJECT:
+            self.own_trouble_was_seen |= self.own_trouble
+            cause = Cause.ROLE_NOT_ASSUMABLE if self.own_trouble else None
+            return ProbeAnswer(verdict=examples.verdict(cause, at=self.clock.now(), latency_ms=0), facts=None)
+        if self.own_trouble:
+            self.own_trouble = not (self.own_trouble_was_seen and self._happens(0.1))
+            denied = examples.verdict(Cause.ROLE_NOT_ASSUMABLE, at=self.clock.now(), latency_ms=0)
+            return ProbeAnswer(verdict=denied, facts=None)
         if self._happens(self.weather.stray_verdicts):
             cause = self.chance.choice((None, Cause.KEY_DISABLED, Cause.ACCESS_DENIED, Cause.THROTTLED))
-        return ProbeAnswer(verdict=examples.verdict(cause, at=self.clock.now()), facts=None)
+        return ProbeAnswer(verdict=examples.verdict(cause, at=self.clock.now(), latency_ms=0), facts=None)
 
     @override
-    def probe_registration(self, registration: Registration) -> RegistrationAnswer:
-        message = "no key is registered in the storm"
-        raise AssertionError(message)
+    def probe_registration(self, registration: Registration, *, spent_seconds: float = 0) -> RegistrationAnswer:
+        """No key is registered in the storm; only the canary makes itself known."""
+        self.own_trouble_was_seen |= self.own_trouble
+        verdict = examples.verdict(
+            Cause.ROLE_NOT_ASSUMABLE if self.own_trouble else None, at=self.clock.now(), latency_ms=0
+        )
+        return RegistrationAnswer(
+            verdict=verdict,
+            role_checks_external_id=None if self.own_trouble else True,
+            key_arn=registration.key_arn,
+            baseline=None if self.own_trouble else Baseline.of(b"ciphertext", registration.context, self.clock.now()),
+            facts=None,
+        )
 
     @override
     def validate(self, registration: Registration) -> ValidationAnswer:
@@ -451,8 +494,9 @@ class Simulation(Prober, OutboxRelay):
         if self._happens(0.05):
             return
         self.queue.messages.clear()
+        self.queue.canaries.clear()
         self.plan_sweep()
-        for message in self.queue.messages:
+        for message in (*self.queue.canaries, *self.queue.messages):
             for _ in range(2 if self._happens(0.1) else 1):
                 self.agenda.after(3 * self.chance.random(), functools.partial(self._check, message))
         self.agenda.after(4, self._reconcile)
@@ -461,6 +505,9 @@ class Simulation(Prober, OutboxRelay):
         if self._happens(self.weather.crashes):
             return
         with contextlib.suppress(ConflictError):
+            if message.canary:
+                self.check_canary(message.key_id, due_at=message.due_at)
+                return
             self.check(message.project_id, message.key_id, Trigger.SCHEDULE, due_at=message.due_at)
 
     def _reconcile(self) -> None:
@@ -652,6 +699,8 @@ class Simulation(Prober, OutboxRelay):
         project, key = self.store.project(PROJECT), self.store.key(PROJECT, KEY)
         assert project is not None
         assert key is not None
+        if incident.cause is Cause.ROLE_NOT_ASSUMABLE:
+            self.breaks(Promise.OWN_TROUBLE_IS_UNKNOWN, incident.status)
         if incident.confirmed_at is not None and incident.incident_id not in self._confirmed:
             self._confirmed.add(incident.incident_id)
             if key.health.failing_streak < PROBES:
@@ -673,7 +722,9 @@ class Simulation(Prober, OutboxRelay):
         if row.alert is None:
             return
         alert = row.alert
-        incident = self.store.incident(PROJECT, alert.incident_id or "")
+        if alert.incident_id is None:
+            return
+        incident = self.store.incident(PROJECT, alert.incident_id)
         assert incident is not None
         if alert.type is AlertType.CLUSTER_UNLOCKED:
             for listed in alert.clusters:

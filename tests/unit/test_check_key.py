@@ -15,7 +15,7 @@ from keyvigil.errors import ConflictError, NotFoundError
 from keyvigil.ports import ProbeAnswer, Put
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from tests.examples import KEY_ID, NOW, cluster, key, project, verdict
-from tests.fakes import CountingIds, FakeClock, MemoryStore, ScriptedProber, changed
+from tests.fakes import CountingIds, FakeClock, MemoryStore, ScriptedProber, changed, no_doubt
 
 
 class World:
@@ -24,7 +24,7 @@ class World:
     def __init__(self) -> None:
         self.store, self.clock, self.prober = MemoryStore(), FakeClock(NOW), ScriptedProber()
         self.store.put(project(), key())
-        self.check = CheckKey(self.store, self.prober, self.clock, CountingIds(), confirmation_probes=3)
+        self.check = CheckKey(self.store, self.prober, self.clock, CountingIds(), doubt=no_doubt, confirmation_probes=3)
 
     def probe(self, cause: Cause | None, *, seconds: float = 10, trigger: Trigger = Trigger.SCHEDULE) -> CheckResult:
         self.clock.advance(seconds)
@@ -135,7 +135,7 @@ def test_the_same_message_twice_probes_once(world: World) -> None:
 
 
 def test_the_loser_of_a_race_reads_again_and_does_not_open_a_second_incident(world: World) -> None:
-    rival = CheckKey(world.store, world.prober, world.clock, CountingIds(), confirmation_probes=3)
+    rival = CheckKey(world.store, world.prober, world.clock, CountingIds(), doubt=no_doubt, confirmation_probes=3)
     world.clock.advance(10)
     world.prober.answers = [ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, world.clock.now()), facts=None)]
     world.store.before_commit = lambda: assert_probed(rival("acme-prod", KEY_ID, Trigger.REQUEST))

@@ -55,6 +55,7 @@ from tests.fakes import (
     FakeWorkflow,
     MemoryStore,
     ScriptedProber,
+    no_doubt,
 )
 from tests.infra.source_template import SourceTemplate
 
@@ -352,13 +353,13 @@ def test_a_batch_is_counted_by_verdict_and_a_key_probed_since_is_not_counted_as_
     clock.advance(60)
 
     class Prober(ScriptedProber):
-        def probe(self, key: Any) -> ProbeAnswer:
+        def probe(self, key: Any, **_: Any) -> ProbeAnswer:
             self.probes += 1
             cause = Cause.KEY_DISABLED if key.key_id == "sick" else None
             return ProbeAnswer(verdict=verdict(cause, at=clock.now()), facts=None)
 
     prober = Prober()
-    use(check_key=CheckKey(store, prober, clock, CountingIds(), confirmation_probes=3))
+    use(check_key=CheckKey(store, prober, clock, CountingIds(), doubt=no_doubt, confirmation_probes=3))
     later = NOW + timedelta(seconds=30)
     batch = [message("due", later), message("sick", later), message("probed-since", NOW)]
 
@@ -378,7 +379,7 @@ def test_a_request_to_check_answers_with_the_fields_that_the_workflows_branch_on
     clock = FakeClock()
     clock.advance(60)
     prober = ScriptedProber(ProbeAnswer(verdict=verdict(Cause.KEY_DISABLED, at=clock.now()), facts=None))
-    use(check_key=CheckKey(store, prober, clock, CountingIds(), confirmation_probes=3))
+    use(check_key=CheckKey(store, prober, clock, CountingIds(), doubt=no_doubt, confirmation_probes=3))
     request = {"action": "check", "project_id": "acme-prod", "key_id": KEY_ID, "trigger": "lockout"}
 
     answer = load("check_keys").handler(request, Context())
@@ -425,7 +426,7 @@ def test_a_request_may_say_when_the_key_was_due(use: Use) -> None:
 
 
 def test_a_request_to_check_a_key_that_is_not_registered_says_so_without_failing(use: Use, store: MemoryStore) -> None:
-    use(check_key=CheckKey(store, ScriptedProber(), FakeClock(), CountingIds(), confirmation_probes=3))
+    use(check_key=CheckKey(store, ScriptedProber(), FakeClock(), CountingIds(), doubt=no_doubt, confirmation_probes=3))
     request = {"action": "check", "project_id": "acme-prod", "key_id": "none", "trigger": "request"}
 
     answer = load("check_keys").handler(request, Context())
@@ -452,11 +453,11 @@ def test_a_request_to_probe_a_registration_answers_so_that_the_api_can_read_it(u
     seen: list[Registration] = []
 
     class Prober(ScriptedProber):
-        def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+        def probe_registration(self, registration: Registration, **_: Any) -> RegistrationAnswer:
             seen.append(registration)
             return expected
 
-    use(prober=Prober())
+    use(prober=Prober(), ask_canaries=no_doubt)
     request = {"action": "probe_registration", "registration": to_plain(registration)}
 
     answer = load("check_keys").handler(request, Context())
@@ -475,7 +476,7 @@ def test_a_key_is_validated_operation_by_operation_for_the_api(use: Use) -> None
         role_checks_external_id=True,
         operations=(OperationAnswer(operation="Encrypt", allowed=False, error="AccessDeniedException: no"),),
     )
-    use(prober=prober)
+    use(prober=prober, ask_canaries=no_doubt)
 
     answer = load("check_keys").handler({"action": "validate_key", "registration": to_plain(registration)}, Context())
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from keyvigil.domain.alerts import AlertType
+from keyvigil.domain.brake import BrakeSettings
 from keyvigil.domain.clusters import (
     Answer,
     AnswerDecision,
@@ -21,6 +22,7 @@ from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.projects import Enforcement
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import DeliveryError, NotFoundError
+from keyvigil.use_cases.braking import AskBrake
 from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock, RequestLock
 from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
 from keyvigil.use_cases.settle_lockout import SettleLockout
@@ -57,7 +59,13 @@ class World:
         self.record = RecordLockResult(
             self.store, self.workflow, SettleLockout(self.store, self.clock, ids), self.clock, ids
         )
-        self.decide = DecideLockout(self.store, self.clock, ids, confirmation_probes=3)
+        self.decide = DecideLockout(
+            self.store,
+            AskBrake(self.store, self.clock, BrakeSettings()),
+            self.clock,
+            ids,
+            confirmation_probes=3,
+        )
         self.request = RequestLock(self.store, self.workflow, self.record, self.clock, ids)
         self.settle = SettleLockout(self.store, self.clock, ids)
         self.decide_recovery = DecideRecovery(self.store, self.clock, ids)

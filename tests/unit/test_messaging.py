@@ -207,7 +207,7 @@ def test_an_email_subscriber_gets_plain_words_and_no_json(aws: Stubs, notifier: 
 
 @pytest.mark.parametrize("kind", AlertType)
 def test_a_subject_is_one_line_that_sns_takes(aws: Stubs, notifier: AwsNotifier, kind: AlertType) -> None:
-    subject = published(aws, notifier, alert(kind, project_id="p" * 200))["Subject"]
+    subject = published(aws, notifier, alert(type=kind, project_id="p" * 200))["Subject"]
 
     assert len(subject) <= 100
     assert subject.isascii()
@@ -595,7 +595,12 @@ def queue_gets(aws: Stubs, numbers: range, *, taken: int | None = None) -> None:
         {
             "Id": str(place),
             "MessageBody": json.dumps(
-                {"project_id": "acme-prod", "key_id": f"key-{number}", "due_at": "2026-11-22T03:00:00.000Z"}
+                {
+                    "project_id": "acme-prod",
+                    "key_id": f"key-{number}",
+                    "due_at": "2026-11-22T03:00:00.000Z",
+                    "canary": False,
+                }
             ),
         }
         for place, number in enumerate(numbers)

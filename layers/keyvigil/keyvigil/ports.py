@@ -8,6 +8,7 @@ from typing import Protocol
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.brake import Brake, LockoutTally
+from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, Registration, RoleClaim, Trigger
@@ -15,7 +16,17 @@ from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.verdicts import Verdict
 
 type Entity = (
-    Project | Key | RoleClaim | Cluster | Incident | TimelineEntry | Subscription | OutboxRow | Brake | LockoutTally
+    Project
+    | Key
+    | RoleClaim
+    | Cluster
+    | Incident
+    | TimelineEntry
+    | Subscription
+    | OutboxRow
+    | Canary
+    | Brake
+    | LockoutTally
 )
 
 
@@ -114,6 +125,12 @@ class Store(Protocol):
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         """Read an outbox row."""
 
+    def canary(self, canary_id: str) -> Canary | None:
+        """Read a canary."""
+
+    def canaries(self) -> list[Canary]:
+        """Read all canaries by id; they are few."""
+
     def due_keys(self, until: datetime) -> list[DueKey]:
         """Keys whose due time has come, from the index: eventually consistent, oldest first."""
 
@@ -193,13 +210,23 @@ class ValidationAnswer:
     operations: tuple[OperationAnswer, ...]
 
 
+PROBE_SECONDS = 12
+"""How long one probe may take before no further operation is begun."""
+
+
 class Prober(Protocol):
-    """The only thing that touches a customer's account. Never raises for what AWS answers."""
+    """The only thing that touches a customer's account. Never raises for what AWS answers.
 
-    def probe(self, key: Key) -> ProbeAnswer:
-        """Try the operations of a registered key, Decrypt on its registration ciphertext."""
+    `spent_seconds` says how much of `PROBE_SECONDS` was used up before.
+    """
 
-    def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+    def probe(self, key: Key, *, fresh: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+        """Try the operations of a registered key, Decrypt on its registration ciphertext.
+
+        `fresh` assumes the role anew, whatever session of it is still good: a session hides a role that is broken.
+        """
+
+    def probe_registration(self, registration: Registration, *, spent_seconds: float = 0) -> RegistrationAnswer:
         """Try a key before it is registered, and make its registration ciphertext."""
 
     def validate(self, registration: Registration) -> ValidationAnswer:
@@ -224,11 +251,16 @@ class KeyChecker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CheckMessage:
-    """A key to check. It is dropped if the key was probed since it was due."""
+    """A key to check. It is dropped if the key was probed since it was due.
+
+    With `canary`, `key_id` is the id of a canary, and `project_id` no project's: a `check_keys` from before there were
+    canaries, which does not know the field, finds no such key and drops the message.
+    """
 
     project_id: str
     key_id: str
     due_at: datetime
+    canary: bool = False
 
 
 class CheckQueue(Protocol):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from keyvigil.ports import Clock, Ids, Prober, Store, Topics, Workflow
     from keyvigil.use_cases.braking import AskBrake, Braking
+    from keyvigil.use_cases.canaries import Canaries
+    from keyvigil.use_cases.check_canary import AskCanaries, CheckCanary
     from keyvigil.use_cases.check_key import CheckKey
     from keyvigil.use_cases.decide_incident import DecideIncident
     from keyvigil.use_cases.keep_topics import KeepTopics
@@ -84,7 +86,29 @@ def check_key() -> "CheckKey":
     """Check one key."""
     from keyvigil.use_cases.check_key import CheckKey
 
-    return CheckKey(store(), prober(), clock(), ids(), confirmation_probes=_probes())
+    return CheckKey(store(), prober(), clock(), ids(), doubt=ask_canaries(), confirmation_probes=_probes())
+
+
+@cache
+def check_canary() -> "CheckCanary":
+    """Check one canary."""
+    from keyvigil.domain.canaries import OwnCanary
+    from keyvigil.use_cases.check_canary import CheckCanary
+
+    own = OwnCanary(
+        key_arn=settings().text("CANARY_KEY_ARN"),
+        role_arn=settings().text("CANARY_ROLE_ARN"),
+        external_id=settings().text("CANARY_EXTERNAL_ID"),
+    )
+    return CheckCanary(store(), prober(), clock(), ids(), own=own)
+
+
+@cache
+def ask_canaries() -> "AskCanaries":
+    """Ask whether a denial might be our own fault; one for the whole sandbox, so that a batch asks once."""
+    from keyvigil.use_cases.check_canary import AskCanaries
+
+    return AskCanaries(check_canary(), clock())
 
 
 @cache
@@ -270,6 +294,16 @@ def subscriptions() -> "Subscriptions":
     from keyvigil.use_cases.registry import Subscriptions
 
     return Subscriptions(store(), _topics(), clock(), ids())
+
+
+@cache
+def canaries() -> "Canaries":
+    """The registry's canaries."""
+    from keyvigil.adapters.functions import InvokedKeyChecker
+    from keyvigil.use_cases.canaries import Canaries
+
+    checker = InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME"))
+    return Canaries(store(), checker, clock(), ids(), external_id=settings().text("CANARY_EXTERNAL_ID"))
 
 
 @cache

@@ -26,6 +26,7 @@ from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.alerts import OutboxRow
 from keyvigil.domain.brake import Brake, LockoutTally
+from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key, RoleClaim
@@ -102,6 +103,9 @@ class _Place:
     sk: str
 
 
+_CANARIES = "CANARIES"
+
+
 def _project_place(project_id: str) -> _Place:
     return _Place(f"PROJECT#{project_id}", "PROJECT")
 
@@ -136,6 +140,8 @@ def _place(entity: Entity) -> _Place:  # noqa: C901  one line an entity
             return _Place("FLEET", "#".join(("BRAKE", *(part or "*" for part in scope))))
         case LockoutTally():
             return _LOCKOUT_TALLY
+        case Canary():
+            return _Place(_CANARIES, f"CANARY#{entity.canary_id}")
 
 
 _KINDS: dict[type[Any], str] = {
@@ -149,6 +155,7 @@ _KINDS: dict[type[Any], str] = {
     OutboxRow: "OUTBOX",
     Brake: "BRAKE",
     LockoutTally: "LOCKOUT_TALLY",
+    Canary: "CANARY",
 }
 
 
@@ -395,6 +402,15 @@ class DynamoDbStore(Store):
     @override
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         return self._get(_Place(f"OUTBOX#{row_id}", "OUTBOX"), OutboxRow)
+
+    @override
+    def canary(self, canary_id: str) -> Canary | None:
+        return self._get(_Place(_CANARIES, f"CANARY#{canary_id}"), Canary)
+
+    @override
+    def canaries(self) -> list[Canary]:
+        results = self._item.query(_CANARIES, self._item.sk.startswith("CANARY#"), consistent_read=True)
+        return [_entity(item, Canary) for item in results]
 
     def _on_agenda(self, name: str, until: datetime | None, *, since: datetime | None = None) -> Iterator[Item]:
         """The entries of a list up to a moment, or after one."""

@@ -52,6 +52,7 @@ _BY_CODE = {
     "SignatureDoesNotMatch": Cause.OWN_CREDENTIALS,
     "InvalidSignatureException": Cause.OWN_CREDENTIALS,
     "RequestExpired": Cause.OWN_CREDENTIALS,
+    "RequestTimeTooSkewed": Cause.OWN_CREDENTIALS,
     "IncompleteSignature": Cause.OWN_CREDENTIALS,
     "MissingAuthenticationToken": Cause.OWN_CREDENTIALS,
     "OptInRequired": Cause.OWN_CREDENTIALS,

@@ -1,5 +1,6 @@
 """The prober: the only code that acts in a customer's account."""
 
+import binascii
 import secrets
 import time
 from collections import OrderedDict
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from keyvigil.adapters.aws import PROBE_READ_TIMEOUT_SECONDS, acting_as, config, session
 from keyvigil.adapters.kms_errors import classify
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, Registration
 from keyvigil.domain.remediation import Subject, explain
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Finding, Outcome, Verdict
-from keyvigil.ports import Clock, OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
+from keyvigil.ports import PROBE_SECONDS, Clock, OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
@@ -37,7 +39,7 @@ default check interval, 5 minutes before the session expires; and any failure is
 
 CACHED_ROLES = 1000
 _MAY_BE_THE_SESSION = {Cause.ACCESS_DENIED, Cause.OWN_CREDENTIALS}
-BUDGET_SECONDS = 12
+BUDGET_SECONDS = PROBE_SECONDS
 """How long one probe may take before no further operation is begun. With one call's time-outs and its retry on top
 it stays within the API's 25 seconds."""
 
@@ -114,14 +116,16 @@ class KmsProber:
         self._lock = Lock()
         self._roles: RoleCredentials | None = None
 
-    def probe(self, key: Key) -> ProbeAnswer:
+    def probe(self, key: Key, *, fresh: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
         """Try the operations of a registered key.
 
         A denial with a session that was used before is looked at again with a fresh one: the session of a
         role that was since deleted or made again fails whatever the customer has mended. Both looks share one
         budget of time.
         """
-        began = time.monotonic()
+        began = time.monotonic() - spent_seconds
+        if fresh:
+            self._role_credentials().forget(key.role_arn, key.external_id)
         answer, reused = self._probe_once(key, began)
         if reused and answer.verdict.cause in _MAY_BE_THE_SESSION:
             self._role_credentials().forget(key.role_arn, key.external_id)
@@ -149,9 +153,9 @@ class KmsProber:
             return ProbeAnswer(verdict=run.verdict(stopped), facts=run.facts), reused
         return ProbeAnswer(verdict=run.verdict(None), facts=run.facts), reused
 
-    def probe_registration(self, registration: Registration) -> RegistrationAnswer:
+    def probe_registration(self, registration: Registration, *, spent_seconds: float = 0) -> RegistrationAnswer:
         """Try a key and its role before they are registered, and make the registration ciphertext."""
-        run = _Run(self._clock, _registration_subject(registration), time.monotonic())
+        run = _Run(self._clock, _registration_subject(registration), time.monotonic() - spent_seconds)
         checks: bool | None = None
         baseline: Baseline | None = None
         stopped: _StoppedError | None = None
@@ -328,18 +332,20 @@ class _Run:
         except (ClientError, BotoCoreError) as error:
             classified = classify(operation, error, key_state=self._key_state)
             raise _StoppedError(classified.cause, operation, classified.aws_error_code) from error
+        except (ResponseParserError, binascii.Error, KeyError) as error:
+            # Something that is not AWS's answer, or half of it: whoever wrote it, it says nothing about the key.
+            raise _StoppedError(Cause.UNCLASSIFIED, operation) from error
 
     def describe(self, kms: "KMSClient", arn: str, *, denial_is_final: bool) -> None:
         """Learn the key's state. A denied DescribeKey is a finding, not an outage: it encrypts nothing."""
         try:
-            answer = self.attempt("DescribeKey", lambda: kms.describe_key(KeyId=arn))
+            metadata = self.attempt("DescribeKey", lambda: kms.describe_key(KeyId=arn)["KeyMetadata"])
         except _StoppedError as stopped:
             if denial_is_final or stopped.cause is not Cause.ACCESS_DENIED:
                 raise
             message, _ = explain(stopped.cause, stopped.operation, self._subject)
             self._findings.append(Finding(code="DESCRIBE_KEY_DENIED", message=message))
             return
-        metadata = answer["KeyMetadata"]
         self._key_state = metadata.get("KeyState")
         self.key_arn = metadata.get("Arn")
         self.facts = _facts(metadata)
@@ -349,16 +355,18 @@ class _Run:
 
     def encrypt(self, kms: "KMSClient", arn: str, context: Mapping[str, str]) -> bytes:
         """Encrypt the probe's plaintext."""
-        answer = self.attempt("Encrypt", lambda: kms.encrypt(KeyId=arn, Plaintext=PLAINTEXT, EncryptionContext=context))
-        return answer["CiphertextBlob"]
+        return self.attempt(
+            "Encrypt",
+            lambda: kms.encrypt(KeyId=arn, Plaintext=PLAINTEXT, EncryptionContext=context)["CiphertextBlob"],
+        )
 
     def decrypt(self, kms: "KMSClient", arn: str, ciphertext: bytes, context: Mapping[str, str]) -> None:
         """Decrypt a ciphertext made before; it must give the plaintext back."""
-        answer = self.attempt(
+        plaintext = self.attempt(
             "Decrypt",
-            lambda: kms.decrypt(KeyId=arn, CiphertextBlob=ciphertext, EncryptionContext=context),
+            lambda: kms.decrypt(KeyId=arn, CiphertextBlob=ciphertext, EncryptionContext=context)["Plaintext"],
         )
-        if answer["Plaintext"] != PLAINTEXT:
+        if plaintext != PLAINTEXT:
             raise _StoppedError(Cause.CIPHERTEXT_UNREADABLE, "Decrypt")
 
     def generate_data_key(self, kms: "KMSClient", arn: str, context: Mapping[str, str]) -> None:

@@ -26,6 +26,7 @@ from keyvigil.api.requests import (
     CreateProject,
     Decide,
     Rebaseline,
+    RegisterCanary,
     RegisterCluster,
     RegisterKey,
     Subscribe,
@@ -461,3 +462,25 @@ def unsubscribe(project_id: str, subscription_id: str) -> Response[str]:
 def get_fleet() -> dict[str, Any]:
     """Read the state of everything under watch."""
     return views.fleet(wiring.read_fleet()())
+
+
+@app.get("/fleet/canaries")
+def list_canaries() -> dict[str, Any]:
+    """List all canaries, with the ExternalId that a new one's role must ask for."""
+    canaries, now = wiring.canaries(), wiring.clock().now()
+    items = [views.canary(each, now=now) for each in canaries.all()]
+    return {"items": items, "next_token": None, "external_id": canaries.external_id}
+
+
+@app.post("/fleet/canaries")
+def register_canary(body: Annotated[RegisterCanary, Body()]) -> tuple[dict[str, Any], int]:
+    """Probe a canary's role and key and register it."""
+    canary = wiring.canaries().register(body.key_arn, body.role_arn)
+    return views.canary(canary, now=wiring.clock().now()), HTTPStatus.CREATED
+
+
+@app.delete("/fleet/canaries/<canary_id>")
+def delete_canary(canary_id: str) -> Response[str]:
+    """Forget a canary."""
+    wiring.canaries().remove(canary_id)
+    return _no_content()

@@ -109,6 +109,13 @@ class ChangeCluster(Request):
     key_id: KeyId = ""
 
 
+class RegisterCanary(Request):
+    """`POST /fleet/canaries`."""
+
+    key_arn: Arn
+    role_arn: Arn
+
+
 class AnswerLock(Request):
     """`POST /projects/{p}/clusters/{cluster_id}/lock-result`."""
 

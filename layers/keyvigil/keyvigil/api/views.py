@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from keyvigil.adapters.plain_data import to_plain
+from keyvigil.domain.canaries import Canary, outcome_now, vouches_now
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key, is_stale
@@ -111,5 +112,24 @@ def subscription(shown: Subscription) -> dict[str, Any]:
 
 
 def fleet(shown: Fleet) -> dict[str, Any]:
-    """The state of everything under watch. There is no brake and no canary yet, so both lists are empty."""
-    return {**to_plain(shown), "brake": [], "canaries": []}
+    """The state of everything under watch. There is no brake yet, so its list is empty."""
+    return {**to_plain(shown), "brake": []}
+
+
+def canary(shown: Canary, *, now: datetime) -> dict[str, Any]:
+    """A canary. Its registration ciphertext is KeyVigil's own and is not shown."""
+    return to_plain_dict(
+        {
+            "canary_id": shown.canary_id,
+            "key_arn": shown.key_arn,
+            "role_arn": shown.role_arn,
+            "external_id": shown.external_id,
+            "region": shown.region,
+            "account_id": shown.account_id,
+            "outcome": outcome_now(shown, now),
+            "vouches": vouches_now(shown, now),
+            "verdict": shown.verdict,
+            "probed_at": shown.began_at,
+            "created_at": shown.created_at,
+        }
+    )

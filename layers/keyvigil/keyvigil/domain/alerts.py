@@ -30,6 +30,8 @@ class AlertType(StrEnum):
     CLUSTER_UNLOCK_FAILED = "cluster.unlock_failed"
     BRAKE_ENGAGED = "fleet.brake_engaged"
     BRAKE_RELEASED = "fleet.brake_released"
+    KEY_UNKNOWN = "key.unknown"
+    CANARY_UNHEALTHY = "fleet.canary_unhealthy"
 
 
 class Severity(StrEnum):

@@ -113,8 +113,9 @@ class Health:
 class Key:
     """A registered KMS key. `clusters` is a count; `pending_clusters` how many of them wait for the key.
 
-    `alert_sequence` numbers the alerts about this key, so that a reader can sort them. `incidents_opened` are the times
-    of its newest incidents, as far back as flapping counts.
+    `alert_sequence` numbers the alerts about this key, so that a reader can sort them. `unknown_told` says that an
+    alert about its being UNKNOWN is firing. `incidents_opened` are the times of its newest incidents, as far back as
+    flapping counts.
     """
 
     project_id: str
@@ -140,6 +141,7 @@ class Key:
     alert_sequence: int = 0
     rebaselines: tuple[Rebaseline, ...] = ()
     incidents_opened: tuple[datetime, ...] = ()
+    unknown_told: bool = False
     version: int = 0
 
 

@@ -10,6 +10,7 @@ from keyvigil.domain.incidents import Incident, IncidentStatus, WorkflowKind, af
 from keyvigil.domain.keys import Health, Key, KeyStatus, Trigger, next_due
 from keyvigil.domain.projects import Project
 from keyvigil.domain.status_machine import CLOCK_JUMP, Change, is_confirmed, observe
+from keyvigil.domain.unknown_keys import watch_unknown
 from keyvigil.domain.verdicts import Cause, Outcome, Verdict
 from keyvigil.errors import ConflictError, NotFoundError
 from keyvigil.ports import Clock, Ids, ProbeAnswer, Prober, Put, Store, Write
@@ -21,12 +22,21 @@ from keyvigil.use_cases.telling import Telling
 class CheckResult:
     """What a check found. `probed` is False if the key had been probed since the message was due.
 
-    `confirmed` says that the running failing streak proves an outage now: a workflow may act on it.
+    `confirmed` says that the running failing streak proves an outage now: a workflow may act on it. `doubted` says
+    that a denial was taken as UNKNOWN, because no canary vouched for KeyVigil.
     """
 
     key: Key
     probed: bool
     confirmed: bool
+    doubted: bool = False
+
+
+class Doubt(Protocol):
+    """Asks whether a denial might be KeyVigil's own fault."""
+
+    def __call__(self, verdict: Verdict, region: str) -> Verdict:
+        """The verdict on a key of this Region, or UNKNOWN if it might be."""
 
 
 class Watch(Protocol):
@@ -36,17 +46,20 @@ class Watch(Protocol):
         """The key with what is remembered of it, and what is to be told."""
 
 
-WATCHES: tuple[Watch, ...] = ()
+WATCHES: tuple[Watch, ...] = (watch_unknown,)
 """What is looked at beside the status, in this order."""
 
 
 class CheckKey:
     """Checks one key: probe, decide, commit; the same path for every trigger."""
 
-    def __init__(self, store: Store, prober: Prober, clock: Clock, ids: Ids, *, confirmation_probes: int) -> None:
-        """Keep the ports. `confirmation_probes` is the stack's ConfirmationProbes."""
+    def __init__(
+        self, store: Store, prober: Prober, clock: Clock, ids: Ids, *, doubt: Doubt, confirmation_probes: int
+    ) -> None:
+        """Keep the ports, and what doubts denials. `confirmation_probes` is the stack's ConfirmationProbes."""
         self._store = store
         self._prober = prober
+        self._doubt = doubt
         self._clock = clock
         self._ids = ids
         self._telling = Telling(clock, ids)
@@ -68,14 +81,15 @@ class CheckKey:
         # A probe of a clock that was ahead must not keep the key from being probed until time catches up.
         if due_at is not None and min(key.last_probed_at, self._clock.now()) >= due_at:
             return self._result(key, probed=False)
-        answer = self._prober.probe(key)
+        found = self._prober.probe(key)
+        answer = replace(found, verdict=self._doubt(found.verdict, key.region))
         key = until_committed(self._take, project_id, key_id, answer, trigger)
         found_healthy = answer.verdict.outcome is Outcome.HEALTHY and key.health.status is KeyStatus.HEALTHY
         if found_healthy and key.pending_clusters > 0:
             key = self._activate_pending(key)
-        return self._result(key, probed=True)
+        return self._result(key, probed=True, doubted=answer.verdict.cause is not found.verdict.cause)
 
-    def _result(self, key: Key, *, probed: bool) -> CheckResult:
+    def _result(self, key: Key, *, probed: bool, doubted: bool = False) -> CheckResult:
         confirmed, _ = is_confirmed(
             key.health,
             key.verdict.cause,
@@ -83,7 +97,8 @@ class CheckKey:
             probes=self._probes,
             deletion_date=key.facts.deletion_date,
         )
-        return CheckResult(key=key, probed=probed, confirmed=confirmed and key.health.status is KeyStatus.UNHEALTHY)
+        confirmed = confirmed and key.health.status is KeyStatus.UNHEALTHY
+        return CheckResult(key=key, probed=probed, confirmed=confirmed, doubted=doubted)
 
     def _take(self, project_id: str, key_id: str, answer: ProbeAnswer, trigger: Trigger) -> Key:
         key, project = self._store.key(project_id, key_id), self._store.project(project_id)

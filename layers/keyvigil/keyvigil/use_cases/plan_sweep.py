@@ -1,7 +1,8 @@
-"""The minute's sweep: send the keys that are due to the check queue."""
+"""The minute's sweep: send the canaries and the keys that are due to the check queue."""
 
 from dataclasses import dataclass
 
+from keyvigil.domain.canaries import CANARY_PROJECT, STACKS_OWN
 from keyvigil.ports import CheckMessage, CheckQueue, Clock, Store, SweepRecord
 
 
@@ -29,6 +30,9 @@ class PlanSweep:
         minute = now.replace(second=0, microsecond=0)
         if not self._store.claim_sweep(minute):
             return SweepResult(claimed=False, keys_due=0, keys_sent=0)
+        # First, so that a fault of our own is known to most of the keys' probes.
+        canaries = {STACKS_OWN, *(each.canary_id for each in self._store.canaries())}
+        self._queue.send([CheckMessage(CANARY_PROJECT, each, now, canary=True) for each in sorted(canaries)])
         due = self._store.due_keys(now)
         messages = [CheckMessage(each.project_id, each.key_id, each.due_at) for each in due]
         sent = self._queue.send(messages)

@@ -3,13 +3,30 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
+from keyvigil.domain.canaries import Canary, outcome_now, speakers
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.keys import KeyStatus, is_stale
+from keyvigil.domain.verdicts import Outcome
 from keyvigil.ports import Clock, Page, Store, SweepRecord
 
 _PAGE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryView:
+    """A canary that speaks for a Region. `partial`: it is the stack's, for want of one there; None if that is unknown.
+
+    `outcome` is UNKNOWN when the last probe is too old to say anything.
+    """
+
+    region: str
+    partial: bool
+    outcome: Outcome
+    probed_at: datetime | None
+    canary_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +38,7 @@ class Fleet:
     stale_keys: int
     clusters: dict[ClusterStatus, int]
     open_incidents: int
+    canaries: tuple[CanaryView, ...]
     last_sweep: SweepRecord | None
 
 
@@ -48,11 +66,13 @@ class ReadFleet:
         now = self._clock.now()
         keys: Counter[KeyStatus] = Counter(dict.fromkeys(KeyStatus, 0))
         clusters: Counter[ClusterStatus] = Counter(dict.fromkeys(ClusterStatus, 0))
+        regions: set[str] = set()
         unknown = stale = 0
         for project in every(self._store.projects):
             name = project.project_id
             for key in every(partial(self._store.keys, name)):
                 keys[key.health.status] += 1
+                regions.add(key.region)
                 unknown += key.health.unknown_since is not None
                 stale += is_stale(key.last_probed_at, project.check_interval_minutes, now)
             for cluster in every(partial(self._store.clusters, name)):
@@ -63,5 +83,27 @@ class ReadFleet:
             stale_keys=stale,
             clusters=dict(clusters),
             open_incidents=len(self._store.open_incidents()),
+            canaries=_canaries(self._store.canaries(), regions, now),
             last_sweep=self._store.last_sweep(),
         )
+
+
+def _canaries(canaries: list[Canary], regions: set[str], now: datetime) -> tuple[CanaryView, ...]:
+    """Who speaks for each Region that has keys, or a canary."""
+    shown: list[CanaryView] = []
+    for region in sorted(regions | {each.region for each in canaries}):
+        there, partial_only = speakers(canaries, region)
+        shown += [
+            CanaryView(
+                region=region,
+                partial=partial_only,
+                outcome=outcome_now(each, now),
+                probed_at=each.began_at,
+                canary_id=each.canary_id,
+            )
+            for each in there
+        ]
+        if not there:
+            nobody = CanaryView(region=region, partial=True, outcome=Outcome.UNKNOWN, probed_at=None, canary_id=None)
+            shown.append(nobody)
+    return tuple(shown)

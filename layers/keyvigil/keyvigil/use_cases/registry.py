@@ -235,7 +235,8 @@ def refuse_verdict(verdict: Verdict, role_arn: str) -> RefusedError:
     )
 
 
-def _role_without_external_id(project: Project, role_arn: str) -> RefusedError:
+def role_without_external_id(role_arn: str, external_id: str) -> RefusedError:
+    """Say that a role lets in whoever makes KeyVigil ask."""
     return RefusedError(
         422,
         "Role does not check the ExternalId",
@@ -243,7 +244,20 @@ def _role_without_external_id(project: Project, role_arn: str) -> RefusedError:
         "make KeyVigil act in that account. Add the condition to the role's trust policy.",
         cause=Cause.ROLE_NOT_ASSUMABLE,
         summary="Require the ExternalId in the role's trust policy.",
-        commands=('"Condition": {"StringEquals": {"sts:ExternalId": "' + project.external_id + '"}}',),
+        commands=('"Condition": {"StringEquals": {"sts:ExternalId": "' + external_id + '"}}',),
+    )
+
+
+def invalid_key_arn(*, aliases: bool = False) -> RefusedError:
+    """Say what a key's ARN looks like."""
+    alias = f", or {ARN_FORMAT.rsplit('key/', 1)[0]}alias/NAME" if aliases else ""
+    return RefusedError(400, "Invalid KMS key ARN format", f"`key_arn` must look like {ARN_FORMAT}{alias}.")
+
+
+def invalid_role_arn() -> RefusedError:
+    """Say what a role's ARN looks like."""
+    return RefusedError(
+        400, "Invalid IAM role ARN format", "`role_arn` must look like arn:aws:iam::ACCOUNT_ID:role/NAME."
     )
 
 
@@ -331,7 +345,7 @@ class Keys:
         self._check_request(project_id, wanted)
         answer = self._checker.validate_key(_registration(project, wanted))
         if answer.role_checks_external_id is False:
-            raise _role_without_external_id(project, wanted.role_arn)
+            raise role_without_external_id(wanted.role_arn, project.external_id)
         return answer
 
     def update(self, project_id: str, key_id: str, *, role_arn: str | None = None, use: KeyUse | None = None) -> Key:
@@ -408,11 +422,7 @@ class Keys:
         """Refuse what can be refused before AWS is asked."""
         parsed = parse_kms_arn(wanted.key_arn)
         if parsed is None:
-            raise RefusedError(
-                400,
-                "Invalid KMS key ARN format",
-                f"`key_arn` must look like {ARN_FORMAT}, or {ARN_FORMAT.rsplit('key/', 1)[0]}alias/NAME.",
-            )
+            raise invalid_key_arn(aliases=True)
         self._check_role(project_id, parsed, wanted.role_arn)
         return parsed
 
@@ -423,11 +433,7 @@ class Keys:
         """
         account = role_account(role_arn)
         if account is None:
-            raise RefusedError(
-                400,
-                "Invalid IAM role ARN format",
-                "`role_arn` must look like arn:aws:iam::ACCOUNT_ID:role/NAME.",
-            )
+            raise invalid_role_arn()
         if account != key_arn.account_id:
             raise RefusedError(
                 422,
@@ -485,7 +491,7 @@ class Keys:
         """
         answer = self._checker.probe_registration(_registration(project, wanted, baseline))
         if answer.role_checks_external_id is False:
-            raise _role_without_external_id(project, wanted.role_arn)
+            raise role_without_external_id(wanted.role_arn, project.external_id)
         if answer.verdict.outcome is not Outcome.HEALTHY:
             raise refuse_verdict(answer.verdict, wanted.role_arn)
         return answer
