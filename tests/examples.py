@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from keyvigil.domain.canaries import STACKS_OWN, Canary
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import Incident, IncidentStatus
 from keyvigil.domain.keys import Baseline, Health, Key, KeyFacts, KeyUse, Trigger
@@ -11,6 +12,7 @@ from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome, Remediati
 from tests.fakes import changed
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
+OPERATOR = "111111111111"
 CUSTOMER = "222222222222"
 KMS_KEY = "1234abcd-12ab-34cd-56ef-1234567890ab"
 KEY_ARN = f"arn:aws:kms:us-west-2:{CUSTOMER}:key/{KMS_KEY}"
@@ -69,6 +71,26 @@ def key(**fields: Any) -> Key:
         last_trigger=Trigger.REGISTRATION,
         due_at=NOW,
         created_at=NOW,
+    )
+    return changed(example, **fields)
+
+
+def canary(**fields: Any) -> Canary:
+    """The stack's own, HEALTHY a moment ago."""
+    example = Canary(
+        canary_id=STACKS_OWN,
+        key_arn=KEY_ARN.replace(CUSTOMER, OPERATOR),
+        region="us-west-2",
+        account_id=OPERATOR,
+        role_arn=f"arn:aws:iam::{OPERATOR}:role/keyvigil-CanaryRole-1",
+        external_id="keyvigil-canary-1",
+        created_at=NOW,
+        baseline=Baseline.of(b"the canary's ciphertext", {"tested-by": "KeyVigil"}, NOW),
+        verdict=verdict(),
+        began_at=NOW,
+        ended_at=NOW,
+        healthy_streak=1,
+        counted_at=NOW,
     )
     return changed(example, **fields)
 

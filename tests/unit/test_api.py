@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from keyvigil import wiring
 from keyvigil.api import app as api_app
+from keyvigil.domain.alerts import AlertStatus, AlertType
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster, IncidentStatus, TimelineEntry
 from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus
 from keyvigil.domain.projects import Protocol, Subscription
-from keyvigil.domain.verdicts import Cause
+from keyvigil.domain.verdicts import Cause, Remediation
 from keyvigil.errors import ConflictError
 from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, SweepRecord, ValidationAnswer
 from keyvigil.settings import Settings
+from keyvigil.use_cases.canaries import Canaries
 from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.record_lock_result import RecordLockResult
@@ -32,6 +34,7 @@ from tests.examples import (
     KMS_KEY,
     NOW,
     ROLE_ARN,
+    canary,
     cluster,
     incident,
     key,
@@ -159,6 +162,19 @@ FLEET_FIELDS = {
     "canaries",
     "last_sweep",
 }
+CANARY_FIELDS = {
+    "canary_id",
+    "key_arn",
+    "role_arn",
+    "external_id",
+    "region",
+    "account_id",
+    "outcome",
+    "vouches",
+    "verdict",
+    "probed_at",
+    "created_at",
+}
 PAGE_FIELDS = {"items", "next_token"}
 
 NEW_PROJECT = {"project_id": "new-one", "name": "New one"}
@@ -177,6 +193,9 @@ NEW_SUBSCRIPTION = {
     "min_severity": "info",
     "types": ["key.*", "cluster.locked"],
 }
+CANARY_KEY_ARN = f"arn:aws:kms:eu-west-1:333333333333:key/{KMS_KEY}"
+NEW_CANARY = {"key_arn": CANARY_KEY_ARN, "role_arn": "arn:aws:iam::333333333333:role/keyvigil-canary"}
+OTHER_CANARY = "eu-central-1.9999abcd-12ab-34cd-56ef-1234567890ab"
 
 
 @dataclass(frozen=True)
@@ -267,6 +286,7 @@ class Api:
             ),
             "decide_incident": DecideIncident(self.store, self.clock, self.ids),
             "read_fleet": ReadFleet(self.store, self.clock),
+            "canaries": Canaries(self.store, self.checker, self.clock, self.ids, external_id="keyvigil-canary-1"),
         }
         for name, value in wired.items():
             patch.setattr(wiring, name, lambda value=value: value)
@@ -311,6 +331,8 @@ class Api:
                 status="confirmed",
                 created_at=NOW,
             ),
+            canary(baseline=Baseline.of(CIPHERTEXT, {"tested-by": "KeyVigil"}, NOW)),
+            canary(canary_id=OTHER_CANARY, region="eu-central-1"),
         )
         self.store.record_sweep(SweepRecord(NOW, 4, 4))
 
@@ -435,6 +457,16 @@ ROUTES = [
         SUBSCRIPTION_FIELDS | {"alert_id"},
     ),
     Route("GET", "/fleet", "/fleet", 200, FLEET_FIELDS),
+    Route(
+        "GET",
+        "/fleet/canaries",
+        "/fleet/canaries",
+        200,
+        PAGE_FIELDS | {"external_id"},
+        item_fields=CANARY_FIELDS,
+    ),
+    Route("POST", "/fleet/canaries", "/fleet/canaries", 201, CANARY_FIELDS, NEW_CANARY),
+    Route("DELETE", "/fleet/canaries/<canary_id>", f"/fleet/canaries/{OTHER_CANARY}", 204, None),
 ]
 
 
@@ -655,9 +687,152 @@ def test_the_fleet_counts_every_status_also_those_that_nothing_has(api: Api) -> 
         "clusters": {**{status.value: 0 for status in ClusterStatus}, "LOCKING": 1},
         "open_incidents": 1,
         "brake": [],
-        "canaries": [],
+        "canaries": [
+            {
+                "region": region,
+                "partial": False,
+                "outcome": "HEALTHY",
+                "probed_at": "2026-11-22T03:00:00.000Z",
+                "canary_id": canary_id,
+            }
+            for region, canary_id in (("eu-central-1", OTHER_CANARY), ("us-west-2", "stack"))
+        ],
         "last_sweep": {"at": "2026-11-22T03:00:00.000Z", "keys_due": 4, "keys_sent": 4},
     }
+
+
+def canaries_shown(api: Api) -> list[tuple[str, bool, str, str | None]]:
+    shown = api.ask("GET", "/fleet").json["canaries"]
+    return [(each["region"], each["partial"], each["outcome"], each["canary_id"]) for each in shown]
+
+
+def test_the_stacks_canary_stands_in_for_a_region_with_keys_and_no_canary_and_is_marked_partial(empty: Api) -> None:
+    empty.store.put(canary(), key(), key(key_id=f"ap-south-1.{KMS_KEY}", region="ap-south-1"))
+
+    assert canaries_shown(empty) == [("ap-south-1", True, "HEALTHY", "stack"), ("us-west-2", False, "HEALTHY", "stack")]
+
+
+def test_before_the_first_sweep_nobody_speaks_and_that_is_not_green(empty: Api) -> None:
+    empty.store.put(key())
+
+    assert canaries_shown(empty) == [("us-west-2", True, "UNKNOWN", None)]
+
+
+def test_a_canary_that_was_not_probed_for_long_is_not_shown_as_green(empty: Api) -> None:
+    empty.store.put(canary())
+    empty.clock.advance(200)
+
+    assert canaries_shown(empty) == [("us-west-2", False, "UNKNOWN", "stack")]
+    [item] = empty.ask("GET", "/fleet/canaries").json["items"]
+    assert (item["outcome"], item["vouches"]) == ("UNKNOWN", False)
+
+
+# --- canaries ---------------------------------------------------------------------------------------------------
+
+
+def test_who_wants_to_register_a_canary_learns_the_external_id_first(empty: Api) -> None:
+    assert empty.ask("GET", "/fleet/canaries").json == {
+        "items": [],
+        "next_token": None,
+        "external_id": "keyvigil-canary-1",
+    }
+
+
+def test_a_canary_is_probed_with_that_external_id_before_it_is_stored(empty: Api) -> None:
+    made = empty.ask("POST", "/fleet/canaries", NEW_CANARY).json
+
+    assert made["canary_id"] == f"eu-west-1.{KMS_KEY}"
+    assert (made["region"], made["account_id"]) == ("eu-west-1", "333333333333")
+    assert (made["outcome"], made["vouches"], made["external_id"]) == ("HEALTHY", True, "keyvigil-canary-1")
+    [asked] = empty.checker.seen
+    assert (asked.key_arn, asked.role_arn) == (NEW_CANARY["key_arn"], NEW_CANARY["role_arn"])
+    assert asked.external_id == "keyvigil-canary-1"
+    stored = empty.store.canary(made["canary_id"])
+    assert stored is not None
+    assert stored.baseline is not None
+    assert empty.ask("GET", "/fleet/canaries").json["items"] == [made]
+
+
+def test_a_canary_that_is_not_healthy_is_refused_in_the_words_of_a_keys_registration(empty: Api) -> None:
+    for cause, status, title in (
+        (Cause.ACCESS_DENIED, 422, "Access denied to KMS key"),
+        (Cause.ROLE_NOT_ASSUMABLE, 422, "Role cannot be assumed"),
+        (Cause.TIMEOUT, 503, "No answer about the KMS key"),
+    ):
+        mend = Remediation(summary="Mend it.", commands=('{"Effect": "Allow"}',))
+        found = verdict(cause, remediation=mend)
+        empty.checker.answer = changed(empty.checker.answer, verdict=found, baseline=None)
+        refused = empty.ask("POST", "/fleet/canaries", NEW_CANARY)
+        assert (refused.status, refused.json["title"]) == (status, title)
+    empty.checker.answer = changed(empty.checker.answer, verdict=verdict(), role_checks_external_id=False)
+    assert empty.ask("POST", "/fleet/canaries", NEW_CANARY).json["title"] == "Role does not check the ExternalId"
+    empty.checker.answer = None
+    assert empty.ask("POST", "/fleet/canaries", NEW_CANARY).status == 503
+    assert empty.store.canaries() == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "title"),
+    [
+        ({"key_arn": "arn:aws:kms:eu-west-1:1234:key/abc"}, 400, "Invalid KMS key ARN format"),
+        ({"key_arn": "arn:aws:kms:eu-west-1:333333333333:alias/canary"}, 400, "Invalid KMS key ARN format"),
+        ({"role_arn": "arn:aws:iam::333333333333:user/x"}, 400, "Invalid IAM role ARN format"),
+        ({"role_arn": ROLE_ARN}, 422, "KMS key and role are in different accounts"),
+        ({"region": "eu-west-1"}, 422, "Invalid request"),
+        ({"key_arn": 7}, 422, "Invalid request"),
+    ],
+)
+def test_a_canary_that_cannot_be_one_is_refused_before_aws_is_asked(
+    empty: Api, wrong: dict[str, Any], status: int, title: str
+) -> None:
+    refused = empty.ask("POST", "/fleet/canaries", {**NEW_CANARY, **wrong})
+
+    assert (refused.status, refused.json["title"]) == (status, title)
+    assert empty.checker.seen == []
+    assert empty.store.canaries() == []
+
+
+def test_a_key_is_one_canary_and_the_stacks_own_is_one_already(api: Api) -> None:
+    assert api.ask("POST", "/fleet/canaries", NEW_CANARY).status == 201
+    assert api.ask("POST", "/fleet/canaries", NEW_CANARY).status == 409
+    own = canary()
+    again = api.ask("POST", "/fleet/canaries", {"key_arn": own.key_arn, "role_arn": own.role_arn})
+    assert (again.status, again.json["title"]) == (409, "Already exists")
+
+
+def test_the_loser_of_two_registrations_at_once_is_told_so(empty: Api) -> None:
+    rival = canary(canary_id=f"eu-west-1.{KMS_KEY}", key_arn=CANARY_KEY_ARN)
+    empty.store.before_commit = lambda: empty.store.put(rival)
+
+    assert empty.ask("POST", "/fleet/canaries", NEW_CANARY).status == 409
+
+
+def test_the_twenty_first_canary_is_refused(api: Api) -> None:
+    api.store.put(*(canary(canary_id=f"eu-west-1.{number}", key_arn=str(number)) for number in range(19)))
+
+    refused = api.ask("POST", "/fleet/canaries", NEW_CANARY)
+
+    assert (refused.status, refused.json["title"]) == (409, "Too many canaries")
+    assert api.checker.seen == []
+
+
+def test_the_stacks_own_canary_stays_as_long_as_the_stack(api: Api) -> None:
+    refused = api.ask("DELETE", "/fleet/canaries/stack")
+
+    assert (refused.status, refused.json["title"]) == (409, "Canary belongs to the stack")
+    assert api.store.canary("stack") is not None
+    assert api.ask("DELETE", "/fleet/canaries/eu-west-1.nothing").status == 404
+
+
+def test_the_alert_of_a_canary_that_is_deleted_is_resolved(api: Api) -> None:
+    ill = canary(canary_id=OTHER_CANARY, verdict=verdict(Cause.ROLE_NOT_ASSUMABLE), told=True)
+    api.store.put(ill)
+
+    assert api.ask("DELETE", f"/fleet/canaries/{OTHER_CANARY}").status == 204
+
+    [alert] = api.store.alerts()
+    assert (alert.type, alert.status) == (AlertType.CANARY_UNHEALTHY, AlertStatus.RESOLVED)
+    assert len(api.store.commits[-1]) == 2, "in one transaction"
 
 
 def test_what_is_deleted_is_gone(api: Api) -> None:

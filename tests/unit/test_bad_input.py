@@ -8,7 +8,17 @@ import pytest
 
 from keyvigil.api import app as api_app
 from tests.examples import KEY_ARN, KEY_ID, ROLE_ARN
-from tests.unit.test_api import DECISION, NEW_CLUSTER, NEW_KEY, NEW_PROJECT, NEW_SUBSCRIPTION, Api, P, event
+from tests.unit.test_api import (
+    DECISION,
+    NEW_CANARY,
+    NEW_CLUSTER,
+    NEW_KEY,
+    NEW_PROJECT,
+    NEW_SUBSCRIPTION,
+    Api,
+    P,
+    event,
+)
 from tests.unit.test_functions import Context, load
 
 
@@ -54,6 +64,21 @@ def test_an_arn_that_is_none_is_400_before_aws_is_asked(api: Api, path: str, fie
     before = dict(api.store.items)
 
     reply = api.ask("POST", path, {**NEW_KEY, field: arn})
+
+    assert (reply.status, reply.json["title"]) == (400, title)
+    assert api.checker.seen == []
+    assert api.store.items == before
+
+
+@pytest.mark.parametrize(
+    ("field", "arn", "title"),
+    [("key_arn", arn, "Invalid KMS key ARN format") for arn in BAD_KEY_ARNS]
+    + [("role_arn", arn, "Invalid IAM role ARN format") for arn in BAD_ROLE_ARNS],
+)
+def test_a_canary_of_an_arn_that_is_none_is_400_before_aws_is_asked(api: Api, field: str, arn: str, title: str) -> None:
+    before = dict(api.store.items)
+
+    reply = api.ask("POST", "/fleet/canaries", {**NEW_CANARY, field: arn})
 
     assert (reply.status, reply.json["title"]) == (400, title)
     assert api.checker.seen == []

@@ -21,6 +21,7 @@ import pytest
 from keyvigil import wiring
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.alerts import OutboxRow, WorkflowStart
+from keyvigil.domain.canaries import CANARY_PROJECT
 from keyvigil.domain.clusters import ClusterStatus, LockAction
 from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
@@ -33,9 +34,10 @@ from keyvigil.domain.incidents import (
     WorkflowKind,
 )
 from keyvigil.domain.keys import Baseline, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
-from keyvigil.domain.verdicts import Cause
+from keyvigil.domain.verdicts import Cause, Outcome, Verdict
 from keyvigil.errors import NotFoundError
-from keyvigil.ports import OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
+from keyvigil.ports import CheckMessage, OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
+from keyvigil.use_cases.check_canary import CanaryResult
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from keyvigil.use_cases.keep_topics import KeepTopics
 from keyvigil.use_cases.lock_clusters import LockoutPlan
@@ -45,7 +47,7 @@ from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import Settlement
 from keyvigil.use_cases.unlock_clusters import RecoveryPlan
-from tests.examples import EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, key, project, verdict
+from tests.examples import EXTERNAL_ID, KEY_ARN, KEY_ID, NOW, ROLE_ARN, canary, key, project, verdict
 from tests.fakes import (
     CountingIds,
     FakeClock,
@@ -55,6 +57,7 @@ from tests.fakes import (
     FakeWorkflow,
     MemoryStore,
     ScriptedProber,
+    changed,
     no_doubt,
 )
 from tests.infra.source_template import SourceTemplate
@@ -372,6 +375,74 @@ def test_a_batch_is_counted_by_verdict_and_a_key_probed_since_is_not_counted_as_
     assert counted["ProbeLatency"] == 82
 
 
+def canary_message(canary_id: str) -> dict[str, Any]:
+    body = to_plain(CheckMessage(CANARY_PROJECT, canary_id, NOW, canary=True))
+    return {**message(canary_id), "body": json.dumps(body)}
+
+
+class ChecksCanaries:
+    """`check_canary`: the stack's own is well, others are not, one was probed since, one is gone."""
+
+    def __call__(self, canary_id: str, *, due_at: datetime | None = None) -> CanaryResult:
+        assert due_at == NOW
+        if canary_id == "gone":
+            raise NotFoundError("canary gone is not registered")
+        ill = None if canary_id == "stack" else verdict(Cause.ACCESS_DENIED)
+        return CanaryResult(canary=canary(canary_id=canary_id, verdict=ill or verdict()), probed=canary_id != "since")
+
+
+def test_canaries_come_with_the_keys_and_are_counted_by_themselves(
+    use: Use, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    use(check_key=Checks(), check_canary=ChecksCanaries())
+    canaries = [canary_message(each) for each in ("stack", "ill", "since", "gone")]
+
+    answer = load("check_keys").handler({"Records": [*canaries, message("a-key")]}, Context())
+
+    assert failed(answer) == []
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["CanaryHealthy"], counted["CanaryUnhealthy"], counted["VerdictHealthy"]) == (1, 1, 1)
+    assert counted["CanariesUnwell"] == 1
+    told = [line for line in logged(caplog) if line["message"] == "probed a canary"]
+    assert sorted((line["canary_id"], line["outcome"]) for line in told) == [("ill", "UNHEALTHY"), ("stack", "HEALTHY")]
+
+
+def test_a_canary_that_is_well_is_counted_as_nought_so_that_the_alarm_knows_that_it_was_probed(
+    use: Use, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(check_canary=ChecksCanaries())
+
+    load("check_keys").handler({"Records": [canary_message("stack")]}, Context())
+
+    assert metrics_in(capsys.readouterr().out)["CanariesUnwell"] == 0
+
+
+def test_a_message_about_a_canary_is_a_key_that_is_gone_to_who_does_not_know_canaries(
+    use: Use, store: MemoryStore
+) -> None:
+    """While a stack is updated, an old `check_keys` may get a new `plan_sweep`'s message."""
+    body = json.loads(canary_message("stack")["body"])
+    del body["canary"]
+    checks = CheckKey(store, ScriptedProber(), FakeClock(), CountingIds(), doubt=no_doubt, confirmation_probes=3)
+    use(check_key=checks)
+
+    answer = load("check_keys").handler({"Records": [{**message("stack"), "body": json.dumps(body)}]}, Context())
+
+    assert failed(answer) == []
+
+
+def test_a_denial_that_is_not_believed_is_counted(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
+    found = CheckResult(key=key(verdict=verdict(Cause.OWN_CREDENTIALS)), probed=True, confirmed=False, doubted=True)
+    use(check_key=Recorder(found))
+
+    load("check_keys").handler(
+        {"action": "check", "project_id": "acme-prod", "key_id": KEY_ID, "trigger": "request"}, Context()
+    )
+
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["DenialsDoubted"], counted["VerdictUnknown"]) == (1, 1)
+
+
 # --- check_keys: one request ------------------------------------------------------------------------------------
 
 
@@ -481,6 +552,31 @@ def test_a_key_is_validated_operation_by_operation_for_the_api(use: Use) -> None
     answer = load("check_keys").handler({"action": "validate_key", "registration": to_plain(registration)}, Context())
 
     assert from_plain(json.loads(json.dumps(answer)), ValidationAnswer) == prober.validation
+
+
+@pytest.mark.parametrize("action", ["probe_registration", "validate_key"])
+def test_a_customer_is_not_told_to_mend_a_role_while_ours_is_broken(use: Use, action: str) -> None:
+    registration = Registration(
+        project_id="acme-prod", key_arn=KEY_ARN, role_arn=ROLE_ARN, external_id=EXTERNAL_ID, use=KeyUse.CMEK
+    )
+    prober = ScriptedProber()
+    denied = verdict(Cause.ROLE_NOT_ASSUMABLE)
+    prober.validation = ValidationAnswer(verdict=denied, role_checks_external_id=None, operations=())
+    prober.registration = RegistrationAnswer(
+        verdict=denied, role_checks_external_id=None, key_arn=None, baseline=None, facts=None
+    )
+    asked: list[str] = []
+
+    def doubt(found: Verdict, region: str) -> Verdict:
+        asked.append(region)
+        return changed(found, outcome=Outcome.UNKNOWN, cause=Cause.OWN_CREDENTIALS)
+
+    use(prober=prober, ask_canaries=doubt)
+
+    answer = load("check_keys").handler({"action": action, "registration": to_plain(registration)}, Context())
+
+    assert asked == ["us-west-2"]
+    assert answer["verdict"]["cause"] == "OWN_CREDENTIALS"
 
 
 @nothing_to_count

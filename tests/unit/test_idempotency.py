@@ -18,7 +18,7 @@ from keyvigil.domain.keys import Key
 from keyvigil.domain.projects import Project
 from tests.examples import CUSTOMER, KEY_ID, key, project
 from tests.infra.source_template import SourceTemplate
-from tests.unit.test_api import NEW_CLUSTER, NEW_KEY, NEW_PROJECT, NEW_SUBSCRIPTION, Api, P, event
+from tests.unit.test_api import NEW_CANARY, NEW_CLUSTER, NEW_KEY, NEW_PROJECT, NEW_SUBSCRIPTION, Api, P, event
 
 TABLE = "keyvigil-table"
 
@@ -75,6 +75,7 @@ def cluster_room(api: Api) -> None:
         (f"{P}/keys", NEW_KEY, None),
         (f"{P}/clusters", NEW_CLUSTER, cluster_room),
         (f"{P}/subscriptions", NEW_SUBSCRIPTION, None),
+        ("/fleet/canaries", NEW_CANARY, None),
     ],
 )
 def test_the_same_request_again_is_200_with_the_stored_answer_and_creates_nothing(

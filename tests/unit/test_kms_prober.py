@@ -532,6 +532,34 @@ def test_a_failure_that_a_fresh_session_shows_too_is_the_verdict(prober: KmsProb
     assert (verdict.cause, verdict.operation) == (Cause.ROLE_NOT_ASSUMABLE, "AssumeRole")
 
 
+def test_a_probe_that_is_to_be_fresh_assumes_the_role_anew_whatever_session_is_still_good(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+    prober.probe(registered())
+    cloud.role_refuses()
+
+    verdict = prober.probe(registered(), fresh=True).verdict
+
+    assert verdict.cause is Cause.ROLE_NOT_ASSUMABLE, "a session that is kept would hide it for ten minutes"
+
+
+@pytest.mark.parametrize("registers", [True, False])
+def test_a_probe_has_only_the_time_that_was_not_spent_before(prober: KmsProber, cloud: Aws, *, registers: bool) -> None:
+    cloud.seconds_a_call = 2
+    cloud.role_gives_a_session()
+
+    spent = BUDGET_SECONDS - 1
+    if registers:
+        verdict = prober.probe_registration(REGISTRATION, spent_seconds=spent).verdict
+    else:
+        verdict = prober.probe(registered(), spent_seconds=spent).verdict
+
+    assert cloud.asked == ["AssumeRole"]
+    assert (verdict.outcome, verdict.cause) == (Outcome.UNKNOWN, Cause.TIMEOUT)
+
+
 def test_a_failure_with_a_fresh_session_is_not_looked_at_again(prober: KmsProber, cloud: Aws) -> None:
     cloud.role_gives_a_session()
     cloud.describes()

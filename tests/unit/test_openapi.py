@@ -13,7 +13,7 @@ from schemathesis.core import NotSet
 
 from keyvigil.api import openapi
 from tests.examples import KEY_ID
-from tests.unit.test_api import ROUTES, Api
+from tests.unit.test_api import OTHER_CANARY, ROUTES, Api
 
 EXISTING = {
     "project_id": "acme-prod",
@@ -21,6 +21,7 @@ EXISTING = {
     "cluster_id": "vectors-prod",
     "incident_id": "01JINCIDENT",
     "subscription_id": "01JSUBSCRIPTION",
+    "canary_id": OTHER_CANARY,
 }
 COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 schema = schemathesis.openapi.from_dict(json.loads(COMMITTED.read_text()))
