@@ -1414,7 +1414,7 @@ def test_a_decision_acts_at_once_where_nothing_is_under_way(
 
 def test_the_operator_s_brake_is_shown_until_it_is_released(api: Api) -> None:
     engage = {"action": "engage", "region": "us-west-2", "reason": "We move the network."}
-    shown = {
+    shown: dict[str, Any] = {
         "region": "us-west-2",
         "cause": None,
         "project_id": None,
