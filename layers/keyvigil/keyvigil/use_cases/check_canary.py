@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from threading import Lock
+from threading import RLock
 
 from keyvigil.domain.canaries import (
     STACKS_OWN,
@@ -122,7 +122,7 @@ class AskCanaries:
         """Keep the use case that probes a canary, and the clock."""
         self._check = check
         self._clock = clock
-        self._lock = Lock()
+        self._lock = RLock()
 
     def __call__(self, verdict: Verdict, region: str) -> Verdict:
         """The verdict on a key of this Region, or UNKNOWN if it might be our own fault."""
