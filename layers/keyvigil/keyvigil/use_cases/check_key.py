@@ -111,7 +111,7 @@ class CheckKey:
             return key
         facts = answer.facts or key.facts
         before = key
-        key, writes = self._leave_dismissed(key, verdict)
+        key, writes = self._reopen_dismissed(key, verdict)
         decision = observe(key.health, verdict, probes=self._probes, deletion_date=facts.deletion_date)
         newest = verdict.probed_at >= key.last_probed_at
         after = replace(
@@ -131,18 +131,28 @@ class CheckKey:
         self._store.commit([Put(after), *writes])
         return replace(after, version=after.version + 1)
 
-    def _leave_dismissed(self, key: Key, verdict: Verdict) -> tuple[Key, list[Write]]:
-        """A dismissed incident stands for its own cause only: another cause is another outage, and begins afresh."""
-        if verdict.outcome is not Outcome.UNHEALTHY or key.open_incident_id is None:
+    def _reopen_dismissed(self, key: Key, verdict: Verdict) -> tuple[Key, list[Write]]:
+        """A dismissed incident stands for its own cause only: another cause is suspected and confirmed afresh.
+
+        It stays the same incident, so that what was told about it is resolved with it.
+        """
+        if verdict.outcome is not Outcome.UNHEALTHY or verdict.cause is None or key.open_incident_id is None:
             return key, []
         incident = self._store.incident(key.project_id, key.open_incident_id)
         if incident is None or incident.status is not IncidentStatus.DISMISSED or incident.cause is verdict.cause:
             return key, []
-        now = self._clock.now()
-        over = replace(incident, status=IncidentStatus.RESOLVED, resolved_at=now)
-        detail = f"the dismissed outage was {incident.cause}; the key has {verdict.cause} now, which is another"
-        entry = self._telling.entry(incident.incident_id, "incident.resolved", detail)
-        return replace(key, health=Health(), open_incident_id=None), [Put(over), entry]
+        clusters = self._store.clusters_of_key(key.project_id, key.key_id)
+        after = replace(
+            incident, status=IncidentStatus.CONFIRMING, cause=verdict.cause, decision=None, clusters=affected(clusters)
+        )
+        suspected = replace(key, health=Health(status=KeyStatus.SUSPECT), verdict=verdict)
+        told, suspected = self._telling.alert(
+            AlertType.KEY_SUSPECT, suspected, after, clusters, occurred_at=verdict.probed_at
+        )
+        start, after, _ = self._telling.execution(after, WorkflowKind.LOCKOUT)
+        detail = f"the dismissed outage was {incident.cause}, and now it is {verdict.cause}: {verdict.message}"
+        entry = self._telling.entry(incident.incident_id, "incident.reopened", detail)
+        return replace(suspected, verdict=key.verdict), [Put(after), told, start, entry]
 
     def _watch(self, before: Key, after: Key, project: Project) -> tuple[Key, list[Write]]:
         """What else a probe shows than whether the key works, told in the same transaction."""

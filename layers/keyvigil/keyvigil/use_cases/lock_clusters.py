@@ -98,7 +98,7 @@ class DecideLockout:
         if (incident.status, incident.held_for) == (after.status, after.held_for):
             return []
         writes: list[Write] = [Put(after), self._telling.entry(incident.incident_id, what, decision.reason)]
-        if decision.held_for is HeldFor.APPROVAL:
+        if decision.held_for in {HeldFor.APPROVAL, HeldFor.FLAPPING}:
             row, numbered = self._telling.alert(
                 AlertType.APPROVAL_NEEDED, key, incident, clusters, occurred_at=incident.opened_at
             )
