@@ -11,6 +11,7 @@ from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
+from keyvigil.domain.brake import Brake, LockoutTally
 from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
@@ -84,7 +85,7 @@ class CountingIds(Ids):
         return f"external-{self.ulid()}"
 
 
-def place(entity: Entity) -> Place:  # noqa: C901  one line a kind
+def place(entity: Entity) -> Place:  # noqa: C901, PLR0912  one line a kind
     match entity:
         case Project():
             return ("project", entity.project_id)
@@ -108,6 +109,10 @@ def place(entity: Entity) -> Place:  # noqa: C901  one line a kind
             return ("outbox", entity.row_id)
         case FleetTold():
             return ("fleet", "told")
+        case Brake():
+            return ("brake", str(entity.region), str(entity.cause), str(entity.project_id))
+        case LockoutTally():
+            return ("lockout tally",)
         case Canary():
             return ("canary", entity.canary_id)
 
@@ -315,6 +320,23 @@ class MemoryStore(Store):
     @override
     def open_incidents(self) -> list[tuple[str, str]]:
         return [(each.project_id, each.incident_id) for each in self.all(Incident) if each.is_open]
+
+    @override
+    def opened_since(self, moment: datetime) -> list[tuple[str, str]]:
+        recent = [each for each in self.all(Incident) if each.is_open and each.opened_at > moment]
+        return [(each.project_id, each.incident_id) for each in recent]
+
+    @override
+    def count_keys(self, region: str) -> int:
+        return sum(each.region == region for each in self.all(Key))
+
+    @override
+    def brakes(self) -> list[Brake]:
+        return self.all(Brake)
+
+    @override
+    def lockout_tally(self) -> LockoutTally:
+        return next(iter(self.all(LockoutTally)), LockoutTally())
 
     @override
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:

@@ -22,13 +22,14 @@ from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoD
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
 from keyvigil.domain.attribution import HINT_KEPT, ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
+from keyvigil.domain.brake import BegunLockout, Brake, LockoutTally
 from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
     TIMELINE_SHOWN,
     AffectedCluster,
     Decision,
-    HeldFor,
     Incident,
     IncidentStatus,
     PersonsDecision,
@@ -137,7 +138,7 @@ def put(store: Store, *entities: Entity) -> None:
         store.commit([Put(entity)])
 
 
-def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901  one line a kind
+def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901, PLR0912  one line a kind
     """Read an entity again by its own id."""
     match entity:
         case Project():
@@ -163,6 +164,11 @@ def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901  one line
             return store.outbox_row(entity.row_id)
         case Canary():
             return store.canary(entity.canary_id)
+        case Brake():
+            return next((each for each in store.brakes() if each.engaged_at == entity.engaged_at), None)
+        case LockoutTally():
+            tally = store.lockout_tally()
+            return tally if tally.version else None
         case TimelineEntry():
             found = [each for each in store.timeline(entity.incident_id) if each.entry_id == entity.entry_id]
             return found[0] if found else None
@@ -275,6 +281,7 @@ def full_key() -> Key:
         clusters=200,
         pending_clusters=7,
         alert_sequence=42,
+        incidents_opened=(NOW, LATER),
         rebaselines=(Rebaseline(at=NOW, by="arn:aws:iam::111111111111:user/op", reason="damaged"),),
         probe_secret_arn=SECRET_ARN,
         backups={"eu-west-1": 3, "us-west-2": 997},
@@ -317,10 +324,16 @@ def full_incident() -> Incident:
         lock_failure_told_at=NOW,
         unlock_failure_told_at=LATER,
         decision=PersonsDecision(
-            decision=Decision.HOLD, reason="planned", by="arn:aws:iam::111111111111:user/op", at=NOW
+            decision=Decision.HOLD,
+            reason="planned",
+            by="arn:aws:iam::111111111111:user/op",
+            at=NOW,
+            held_for=HeldFor.GRACE,
         ),
         actor=actor(),
         last_healthy_at=EARLIER,
+        account_id=CUSTOMER,
+        flapping=True,
     )
 
 
@@ -379,6 +392,31 @@ def full_rows() -> list[OutboxRow]:
     ]
 
 
+def full_brake() -> Brake:
+    return changed(
+        sparse_brake(),
+        region="us-west-2",
+        cause=Cause.ACCESS_DENIED,
+        project_id="acme-prod",
+        exempt=("beta", "gamma"),
+        released_at=LATER,
+        released_by="arn:aws:iam::111111111111:user/op",
+        release_reason="it is not ours",
+    )
+
+
+def sparse_brake() -> Brake:
+    return Brake(
+        region=None,
+        cause=None,
+        project_id=None,
+        engaged_at=NOW,
+        engaged_by="arn:aws:iam::111111111111:user/op",
+        reason="maintenance",
+        seen_at=NOW,
+    )
+
+
 FULL: list[Entity] = [
     project(
         enforcement=Enforcement.OBSERVE,
@@ -402,8 +440,19 @@ FULL: list[Entity] = [
     backup(),
     FleetTold(told={"stale-keys": TOLD}),
     full_canary(),
+    full_brake(),
+    LockoutTally(begun=(BegunLockout(incident_id="01JINCIDENT", at=NOW),)),
 ]
-SPARSE: list[Entity] = [project(keys=0), key(), cluster(), incident(), subscription(types=()), start_row(), canary()]
+SPARSE: list[Entity] = [
+    project(keys=0),
+    key(),
+    cluster(),
+    incident(),
+    subscription(types=()),
+    start_row(),
+    canary(),
+    sparse_brake(),
+]
 
 
 def test_the_full_examples_set_every_field_that_has_a_default() -> None:
@@ -425,6 +474,40 @@ def test_every_entity_is_read_as_it_was_written(store: Store, entity: Entity) ->
     put(store, entity)
 
     assert read(store, entity) == changed(entity, version=1)
+
+
+def test_incidents_that_opened_after_a_moment_are_found_while_they_are_open(store: Store) -> None:
+    put(
+        store,
+        incident(incident_id="01JOLD", opened_at=NOW),
+        incident(incident_id="01JNEW", opened_at=LATER),
+        incident(incident_id="01JOVER", opened_at=LATER, status=IncidentStatus.RESOLVED, resolved_at=LATER),
+    )
+
+    assert store.opened_since(NOW) == [("acme-prod", "01JNEW")]
+
+
+def test_the_keys_of_a_region_are_counted_over_all_projects(store: Store) -> None:
+    elsewhere = "eu-west-1.1234abcd-12ab-34cd-56ef-1234567890ab"
+    put(store, key(), key(project_id="beta"), key(project_id="beta", key_id=elsewhere, region="eu-west-1"))
+
+    assert (store.count_keys("us-west-2"), store.count_keys("eu-west-1"), store.count_keys("us-west")) == (2, 1, 0)
+
+
+def test_brakes_of_different_scopes_are_kept_apart(store: Store) -> None:
+    put(store, full_brake(), sparse_brake())
+
+    assert sorted(str(each.region) for each in store.brakes()) == ["None", "us-west-2"]
+
+
+def test_of_two_lockouts_that_begin_at_once_one_is_counted_before_the_other(store: Store) -> None:
+    empty = store.lockout_tally()
+    store.commit([Put(empty.with_lockout("one", NOW))])
+
+    with pytest.raises(ConflictError):
+        store.commit([Put(empty.with_lockout("other", NOW))])
+    store.commit([Put(store.lockout_tally().with_lockout("other", NOW))])
+    assert [each.incident_id for each in store.lockout_tally().begun] == ["one", "other"]
 
 
 def test_what_was_never_written_is_none(store: Store) -> None:

@@ -22,10 +22,12 @@ from enum import StrEnum
 from typing import override
 
 from keyvigil.domain.alerts import AlertStatus, AlertType, LockRequest, OutboxRow, WorkflowStart
+from keyvigil.domain.brake import BrakeSettings
 from keyvigil.domain.canaries import CANARY_PROJECT, OwnCanary
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockAction, LockResult, LockSettings, LockVia
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
-    HeldFor,
+    Decision,
     Incident,
     IncidentStatus,
     LockoutVerb,
@@ -48,8 +50,10 @@ from keyvigil.ports import (
     Workflow,
     Write,
 )
+from keyvigil.use_cases.braking import AskBrake, Braking
 from keyvigil.use_cases.check_canary import AskCanaries, CheckCanary
 from keyvigil.use_cases.check_key import CheckKey
+from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock, RequestLock
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
@@ -80,6 +84,7 @@ class Promise(StrEnum):
     OBSERVE_LOCKS_NOTHING = "nothing is locked in a project that only observes"
     APPROVAL_IS_AWAITED = "nothing is locked in a project that wants every lockout approved"
     GRACE_IS_AWAITED = "nothing is locked before the project's grace is over"
+    PEOPLE_ARE_HEARD = "nothing is locked that a person dismissed or holds"
     FENCES_RISE = "a cluster's fence only rises, and every request has its own"
     COUNTS_MATCH = "a key counts the clusters under it, and those that wait for it, right"
     ALERTS_RESOLVE = "every alert that fires is resolved once its key is healthy and the world is calm"
@@ -102,6 +107,7 @@ class Weather:
     flips: bool = False
     workflow_outages: bool = False
     own_trouble: bool = False
+    people: bool = False
     final_cause: Cause | None = None
     stray_verdicts: float = 0.05
     crashes: float = 0.05
@@ -118,6 +124,8 @@ WEATHERS: dict[str, Weather] = {
     "manual approval": Weather(approval=Approval.MANUAL),
     "workflow service down": Weather(workflow_outages=True),
     "our own role broken at times": Weather(own_trouble=True),
+    "people who decide": Weather(people=True, grace_minutes=2),
+    "people who decide in an outage that stays": Weather(people=True, final_cause=Cause.KEY_PENDING_DELETION),
     "many clusters": Weather(clusters=45),
     "an outage that stays": Weather(final_cause=Cause.KEY_DISABLED),
     "no faults of our own": Weather(crashes=0, kills=0, races=0, losses=0, stray_verdicts=0),
@@ -330,10 +338,12 @@ class Simulation(Prober, OutboxRelay):
         self.check = CheckKey(store, self, clock, ids, doubt=doubt, confirmation_probes=PROBES)
         self.settle_lockout = SettleLockout(store, clock, ids)
         self.record = RecordLockResult(store, self.executions, self.settle_lockout, clock, ids)
-        self.decide_lockout = DecideLockout(store, clock, ids, confirmation_probes=PROBES)
+        ask_brake = AskBrake(store, clock, BrakeSettings())
+        self.decide_lockout = DecideLockout(store, ask_brake, clock, ids, confirmation_probes=PROBES)
         self.request = RequestLock(store, self.executions, self.record, clock, ids)
         self.decide_recovery = DecideRecovery(store, clock, ids)
         self.settle_recovery = SettleRecovery(store, clock, ids)
+        self.person = DecideIncident(store, clock, ids)
         self.plan_sweep = PlanSweep(store, self.queue, clock)
         self.relay = RelayOutbox(store, self.notifier, self.executions, clock, operator_topic_arn="arn:operator")
         self.reconcile = Reconcile(
@@ -345,6 +355,8 @@ class Simulation(Prober, OutboxRelay):
             self.settle_recovery,
             clock,
             ids,
+            ask_brake=ask_brake,
+            braking=Braking(store, clock, ids),
             confirmation_probes=PROBES,
         )
 
@@ -361,6 +373,7 @@ class Simulation(Prober, OutboxRelay):
         """Play: a storm, then calm. Return what was promised and not kept, in words."""
         self.agenda.every(60, self._sweep)
         self.agenda.after(30, self._change_the_world)
+        self.agenda.after(45, self._look_at_incidents)
         if self.weather.flips:
             self.agenda.after(60, self._flip)
         self.agenda.after(STORM_SECONDS, self._become_calm)
@@ -431,6 +444,22 @@ class Simulation(Prober, OutboxRelay):
         if not self.calm:
             self._enforce(self.chance.choice((Enforcement.ENFORCE, Enforcement.ENFORCE, Enforcement.OBSERVE)))
             self.agenda.after(self.chance.choice((1.0, 60.0, 300.0)), self._flip)
+
+    def _look_at_incidents(self) -> None:
+        """People: in the storm some decide anything; in the calm somebody lets go what waits for a person."""
+        for project_id, incident_id in self.store.open_incidents():
+            incident = self.store.incident(project_id, incident_id)
+            assert incident is not None
+            decision: Decision | None = None
+            if self.calm:
+                waits = incident.held_for in {HeldFor.FLAPPING, HeldFor.OPERATOR} or incident.is_dismissed
+                decision = Decision.APPROVE if waits else None
+            elif self.weather.people and self._happens(0.5):
+                decision = self.chance.choice(tuple(Decision))
+            if decision is not None:
+                with contextlib.suppress(RefusedError, ConflictError):
+                    self.person(project_id, incident_id, decision, reason="I looked", by="arn:eve")
+        self.agenda.after(self.chance.choice((1, 30, 300)), self._look_at_incidents)
 
     def _enforce(self, enforcement: Enforcement) -> None:
         self.projects.update(PROJECT, {"enforcement": enforcement})
@@ -690,10 +719,15 @@ class Simulation(Prober, OutboxRelay):
             self.breaks(Promise.ONLY_CONFIRMED_LOCKS, f"its incident is {incident.status}")
         if project.enforcement is Enforcement.OBSERVE:
             self.breaks(Promise.OBSERVE_LOCKS_NOTHING, cluster.status)
-        if project.approval is Approval.MANUAL:
+        decision = incident.decision.decision if incident.decision is not None else None
+        if decision in {Decision.DISMISS, Decision.HOLD}:
+            self.breaks(Promise.PEOPLE_ARE_HEARD, f"{decision} at {incident.status}")
+        approved = decision is Decision.APPROVE
+        if project.approval is Approval.MANUAL and not approved:
             self.breaks(Promise.APPROVAL_IS_AWAITED, cluster.status)
         grace = timedelta(minutes=project.grace_minutes)
-        if incident.confirmed_at is not None and self.clock.now() < incident.confirmed_at + grace:
+        early = incident.confirmed_at is not None and self.clock.now() < incident.confirmed_at + grace
+        if incident.confirmed_at is not None and early and not approved:
             self.breaks(Promise.GRACE_IS_AWAITED, f"locked {self.clock.now() - incident.confirmed_at} after")
 
     def _watch_incident(self, incident: Incident) -> None:
@@ -714,7 +748,7 @@ class Simulation(Prober, OutboxRelay):
             if cluster.locked_by_incident_id == incident.incident_id and self._is_asked_to_lock(cluster):
                 self.breaks(Promise.ANSWERS_ARE_AWAITED, f"its incident became {incident.status}")
         outage = key.health.status is KeyStatus.UNHEALTHY and key.open_incident_id == incident.incident_id
-        if outage and project.enforcement is Enforcement.ENFORCE:
+        if outage and project.enforcement is Enforcement.ENFORCE and not incident.is_dismissed:
             for cluster in self.store.clusters_of_key(PROJECT, KEY):
                 if cluster.status is ClusterStatus.ACTIVE:
                     self.breaks(Promise.OUTAGE_LOCKS, f"ACTIVE when its incident became {incident.status}")
@@ -732,7 +766,8 @@ class Simulation(Prober, OutboxRelay):
                 cluster = self.store.cluster(PROJECT, listed.cluster_id)
                 if cluster is None or cluster.status is not ClusterStatus.ACTIVE:
                     self.breaks(Promise.ALERTS_ARE_TRUE, f"{alert.type} lists {cluster and cluster.status}")
-        if alert.type is AlertType.APPROVAL_NEEDED and incident.held_for is not HeldFor.APPROVAL:
+        asked = {HeldFor.APPROVAL, HeldFor.FLAPPING}
+        if alert.type is AlertType.APPROVAL_NEEDED and incident.held_for not in asked:
             self.breaks(Promise.ALERTS_ARE_TRUE, f"{alert.type} of an incident held for {incident.held_for}")
 
     def _look_back(self) -> None:

@@ -15,6 +15,7 @@ from keyvigil import wiring
 from keyvigil.api import app as api_app
 from keyvigil.domain.alerts import AlertStatus, AlertType
 from keyvigil.domain.clusters import ClusterStatus
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import TIMELINE_SHOWN, AffectedCluster, IncidentStatus, TimelineEntry
 from keyvigil.domain.keys import AliasTarget, Baseline, CloserLook, Health, KeyFacts, KeyStatus, Rotation
 from keyvigil.domain.projects import MAX_SUBSCRIPTIONS_PER_PROJECT, Project, Protocol, Subscription
@@ -32,6 +33,7 @@ from keyvigil.ports import (
 )
 from keyvigil.settings import Settings
 from keyvigil.use_cases.backups import Backups
+from keyvigil.use_cases.braking import Braking
 from keyvigil.use_cases.canaries import Canaries
 from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.read_fleet import ReadFleet
@@ -316,6 +318,7 @@ class Api:
             ),
             "decide_incident": DecideIncident(self.store, self.clock, self.ids),
             "read_fleet": ReadFleet(self.store, self.clock),
+            "braking": Braking(self.store, self.clock, self.ids),
             "canaries": Canaries(self.store, self.checker, self.clock, self.ids, external_id="keyvigil-canary-1"),
         }
         for name, value in wired.items():
@@ -515,6 +518,9 @@ ROUTES = [
         200,
         PAGE_FIELDS | {"external_id"},
         item_fields=CANARY_FIELDS,
+    ),
+    Route(
+        "POST", "/fleet/brake", "/fleet/brake", 200, {"brake"}, {"action": "engage", "reason": "We move the network."}
     ),
     Route("POST", "/fleet/canaries", "/fleet/canaries", 201, CANARY_FIELDS, NEW_CANARY),
     Route("DELETE", "/fleet/canaries/<canary_id>", f"/fleet/canaries/{OTHER_CANARY}", 204, None),
@@ -1589,12 +1595,18 @@ def decide(api: Api, decision: str, reason: str = "We know of it.") -> Reply:
 
 @pytest.mark.parametrize("decision", ["approve", "hold", "dismiss"])
 def test_a_decision_is_kept_with_who_made_it_when_and_why_also_in_the_timeline(api: Api, decision: str) -> None:
-    api.store.put(incident(status=IncidentStatus.HELD))
+    api.store.put(incident(status=IncidentStatus.HELD, held_for=HeldFor.BRAKE))
 
     reply = decide(api, decision)
 
     assert reply.status == 200
-    made = {"decision": decision, "reason": "We know of it.", "by": CALLER, "at": "2026-11-22T03:00:00.000Z"}
+    made = {
+        "decision": decision,
+        "reason": "We know of it.",
+        "by": CALLER,
+        "at": "2026-11-22T03:00:00.000Z",
+        "held_for": "brake",
+    }
     assert reply.json["decision"] == made
     [entry] = [each for each in reply.json["timeline"] if each["what"] == f"decision.{decision}"]
     assert entry["detail"] == f"{CALLER} decided {decision}: We know of it."
@@ -1618,7 +1630,7 @@ def test_an_incident_is_held_only_before_its_lockout_begins_and_nothing_is_decid
     api: Api, status: IncidentStatus, decision: str
 ) -> None:
     api.store.put(incident(status=status))
-    before = {IncidentStatus.CONFIRMING, IncidentStatus.HELD, IncidentStatus.OBSERVED}
+    before = {IncidentStatus.CONFIRMING, IncidentStatus.HELD, IncidentStatus.OBSERVED, IncidentStatus.DISMISSED}
     too_late = status is IncidentStatus.RESOLVED or (decision == "hold" and status not in before)
 
     reply = decide(api, decision)
@@ -1629,6 +1641,68 @@ def test_an_incident_is_held_only_before_its_lockout_begins_and_nothing_is_decid
     assert (stored.decision is None) == too_late
     if too_late:
         assert reply.json["title"] == "Too late for this decision"
+
+
+@pytest.mark.parametrize(
+    ("decision", "status", "becomes", "starts"),
+    [
+        ("approve", IncidentStatus.HELD, "CONFIRMING", "01JINCIDENT-lock-1"),
+        ("approve", IncidentStatus.DISMISSED, "CONFIRMING", "01JINCIDENT-lock-1"),
+        ("approve", IncidentStatus.CONFIRMING, "CONFIRMING", None),
+        ("hold", IncidentStatus.CONFIRMING, "HELD", None),
+        ("dismiss", IncidentStatus.HELD, "DISMISSED", None),
+        ("dismiss", IncidentStatus.LOCKED, "LOCKED", "01JINCIDENT-unlock-1"),
+        ("dismiss", IncidentStatus.PARTLY_LOCKED, "PARTLY_LOCKED", "01JINCIDENT-unlock-1"),
+        ("dismiss", IncidentStatus.LOCKING, "LOCKING", None),
+    ],
+)
+def test_a_decision_acts_at_once_where_nothing_is_under_way(
+    api: Api, decision: str, status: IncidentStatus, becomes: str, starts: str | None
+) -> None:
+    api.store.put(incident(status=status))
+
+    reply = decide(api, decision)
+
+    assert reply.json["status"] == becomes
+    assert [start.name for start in api.store.starts()] == ([starts] if starts else [])
+
+
+def test_the_operator_s_brake_is_shown_until_it_is_released(api: Api) -> None:
+    engage = {"action": "engage", "region": "us-west-2", "reason": "We move the network."}
+    shown: dict[str, Any] = {
+        "region": "us-west-2",
+        "cause": None,
+        "project_id": None,
+        "since": "2026-11-22T03:00:00.000Z",
+        "by": CALLER,
+        "reason": "We move the network.",
+        "exempt_projects": [],
+    }
+
+    assert api.ask("POST", "/fleet/brake", engage).json == {"brake": [shown]}
+    assert api.ask("GET", "/fleet").json["brake"] == [shown]
+    released = api.ask("POST", "/fleet/brake", {"action": "release", "region": "us-west-2", "reason": "Done."})
+    assert released.json == {"brake": []}
+    assert api.ask("GET", "/fleet").json["brake"] == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"action": "pull"},
+        {"reason": " "},
+        {"region": "us west"},
+        {"project_id": "../acme"},
+        {"cause": "ACCESS_DENIED"},
+        {"unknown": 1},
+    ],
+)
+def test_a_brake_that_is_asked_for_wrongly_is_refused_with_the_field(api: Api, wrong: dict[str, Any]) -> None:
+    refused = api.ask("POST", "/fleet/brake", {"action": "engage", "reason": "We move the network."} | wrong)
+
+    assert refused.status == 422
+    assert refused.json["errors"]
+    assert not api.store.brakes()
 
 
 def test_a_lockout_that_begins_while_it_is_held_is_not_held(api: Api) -> None:

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from keyvigil.domain.alerts import AlertStatus, AlertType, OutboxRow, Severity, Target
 from keyvigil.domain.clusters import ClusterStatus
-from keyvigil.domain.incidents import Incident, IncidentStatus, TimelineEntry, WorkflowKind
+from keyvigil.domain.incidents import Decision, Incident, IncidentStatus, TimelineEntry, WorkflowKind
 from keyvigil.domain.keys import CloserLook, KeyFacts, KeyStatus, Rotation, Trigger, is_closer_look_due
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome
 from keyvigil.errors import ConflictError, NotFoundError
 from keyvigil.ports import ProbeAnswer, Put
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
+from keyvigil.use_cases.decide_incident import DecideIncident
 from tests.examples import KEY_ID, NOW, cluster, key, project, verdict
 from tests.fakes import CountingIds, FakeClock, MemoryStore, ScriptedProber, changed, no_doubt
 
@@ -359,3 +360,56 @@ def test_a_late_probe_s_facts_tell_nothing(world: World) -> None:
     world.store.put(key(last_probed_at=NOW + timedelta(minutes=5)))
     world.look(closer(world, enabled=False))
     assert world.alert_types() == []
+
+
+def dismiss(world: World) -> None:
+    decide = DecideIncident(world.store, world.clock, CountingIds())
+    decide("acme-prod", world.incident().incident_id, Decision.DISMISS, reason="we rotate", by="arn:eve")
+
+
+def test_the_same_outage_does_not_open_again_after_it_was_dismissed(world: World) -> None:
+    for _ in range(3):
+        world.probe(Cause.KEY_DISABLED)
+    dismiss(world)
+    result = [world.probe(Cause.KEY_DISABLED) for _ in range(10)][-1]
+    assert result.key.open_incident_id == world.incident().incident_id
+    assert world.incident().status is IncidentStatus.DISMISSED
+    assert world.alert_types() == [AlertType.KEY_SUSPECT, AlertType.KEY_UNHEALTHY]
+
+
+def test_another_cause_reopens_a_dismissed_incident_and_is_confirmed_afresh(world: World) -> None:
+    for _ in range(3):
+        world.probe(Cause.KEY_DISABLED)
+    dismiss(world)
+    reopened = world.probe(Cause.KEY_PENDING_DELETION)
+    incident = world.incident()
+    assert (incident.status, incident.decision, incident.cause) == (
+        IncidentStatus.CONFIRMING,
+        None,
+        Cause.KEY_PENDING_DELETION,
+    )
+    assert (reopened.key.health.status, reopened.key.health.definite_streak) == (KeyStatus.SUSPECT, 1)
+    assert not reopened.confirmed
+    assert [start.name for start in world.store.starts()][-1] == f"{incident.incident_id}-lock-2"
+    confirmed = [world.probe(Cause.KEY_PENDING_DELETION).confirmed for _ in range(2)]
+    assert confirmed == [False, True]
+    assert len({alert.dedup_key for alert in world.store.alerts()}) == 1
+
+
+def test_a_dismissed_incident_ends_when_the_key_s_recovery_is_proved(world: World) -> None:
+    for _ in range(3):
+        world.probe(Cause.KEY_DISABLED)
+    dismiss(world)
+    result = [world.probe(None) for _ in range(3)][-1]
+    assert world.incident().status is IncidentStatus.RESOLVED
+    assert result.key.open_incident_id is None
+    assert world.alert_types()[-1] is AlertType.KEY_RECOVERED
+
+
+def test_the_third_incident_of_a_key_within_an_hour_is_marked_as_flapping(world: World) -> None:
+    for _ in range(3):
+        world.probe(Cause.KEY_DISABLED, seconds=300)
+        for _ in range(3):
+            world.probe(None)
+    flaps = sorted((each.opened_at, each.flapping) for each in world.store.all(Incident))
+    assert [flapping for _, flapping in flaps] == [False, False, True]

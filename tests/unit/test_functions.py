@@ -24,8 +24,8 @@ from keyvigil.domain.alerts import OutboxRow, WorkflowStart
 from keyvigil.domain.attribution import HINT_KEPT, EventHints, begin_search
 from keyvigil.domain.canaries import CANARY_PROJECT
 from keyvigil.domain.clusters import ClusterStatus, LockAction
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
-    HeldFor,
     Incident,
     IncidentStatus,
     LockoutDecision,

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from keyvigil.domain.alerts import AlertType
+from keyvigil.domain.brake import BrakeSettings
 from keyvigil.domain.clusters import (
     Answer,
     AnswerDecision,
@@ -16,11 +17,13 @@ from keyvigil.domain.clusters import (
     LockSettings,
     LockVia,
 )
-from keyvigil.domain.incidents import Incident, IncidentStatus, LockoutVerb, RecoveryVerb, TimelineEntry
+from keyvigil.domain.incidents import Decision, Incident, IncidentStatus, LockoutVerb, RecoveryVerb, TimelineEntry
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.projects import Enforcement
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import DeliveryError, NotFoundError
+from keyvigil.use_cases.braking import AskBrake
+from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock, RequestLock
 from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
 from keyvigil.use_cases.settle_lockout import SettleLockout
@@ -57,7 +60,13 @@ class World:
         self.record = RecordLockResult(
             self.store, self.workflow, SettleLockout(self.store, self.clock, ids), self.clock, ids
         )
-        self.decide = DecideLockout(self.store, self.clock, ids, confirmation_probes=3)
+        self.decide = DecideLockout(
+            self.store,
+            AskBrake(self.store, self.clock, BrakeSettings()),
+            self.clock,
+            ids,
+            confirmation_probes=3,
+        )
         self.request = RequestLock(self.store, self.workflow, self.record, self.clock, ids)
         self.settle = SettleLockout(self.store, self.clock, ids)
         self.decide_recovery = DecideRecovery(self.store, self.clock, ids)
@@ -468,3 +477,30 @@ def test_what_an_incident_told_of_its_clusters_is_resolved_although_a_later_one_
     resolved = world.store.alerts()[-1]
     assert (resolved.type, resolved.incident_id) == (AlertType.CLUSTER_UNLOCKED, INCIDENT)
     assert resolved.clusters == ()
+
+
+def test_a_dismissed_lockout_is_unlocked_although_the_key_is_still_broken_and_stays_dismissed(world: World) -> None:
+    world.lock_all()
+    decide = DecideIncident(world.store, world.clock, CountingIds())
+    decide("acme-prod", INCIDENT, Decision.DISMISS, reason="we rotate", by="arn:eve")
+    assert [start.name for start in world.store.starts()] == [f"{INCIDENT}-unlock-1"]
+    plan = world.decide_recovery(*IDS)
+    assert plan.decision.verb is RecoveryVerb.UNLOCK
+    for cluster_id in plan.cluster_ids:
+        assert world.ask(LockAction.UNLOCK, cluster_id, f"unlock-{cluster_id}") == "requested"
+    world.answer(LockResult.UNLOCKED)
+    assert world.settle_recovery(*IDS).status is IncidentStatus.DISMISSED
+    assert {world.cluster(each).status for each in ("analytics", "vectors")} == {ClusterStatus.ACTIVE}
+    assert world.incident().is_open
+    assert world.alert_types()[-1] is AlertType.CLUSTER_UNLOCKED
+    assert world.decide(*IDS).decision.verb is LockoutVerb.STOP
+
+
+def test_a_lock_is_not_asked_for_when_somebody_dismissed_the_incident_in_between(world: World) -> None:
+    world.decide(*IDS)
+    DecideIncident(world.store, world.clock, CountingIds())(
+        "acme-prod", INCIDENT, Decision.DISMISS, reason="no", by="arn:eve"
+    )
+    assert world.ask(LockAction.LOCK) == "outage_over"
+    world.settle(*IDS)
+    assert world.cluster().status is ClusterStatus.ACTIVE

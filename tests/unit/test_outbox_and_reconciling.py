@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from keyvigil.domain.alerts import AlertType, OutboxRow, Target, WorkflowStart, make_alert
+from keyvigil.domain.brake import BrakeSettings
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import Incident, IncidentStatus, Mending, WorkflowKind
 from keyvigil.domain.keys import Health, KeyStatus
@@ -13,6 +14,7 @@ from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import LONGEST_REASON, DamagedItemError, DeliveryError, NewerItemError
 from keyvigil.ports import CheckMessage, FindActorMessage
 from keyvigil.use_cases import plan_sweep, reconcile
+from keyvigil.use_cases.braking import AskBrake, Braking
 from keyvigil.use_cases.lock_clusters import FailOverdueLock
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
@@ -50,6 +52,8 @@ class World:
             SettleRecovery(self.store, self.clock, ids),
             self.clock,
             ids,
+            ask_brake=AskBrake(self.store, self.clock, BrakeSettings()),
+            braking=Braking(self.store, self.clock, ids),
             confirmation_probes=3,
         )
         self.sweep = PlanSweep(self.store, self.queue, self.clock)

@@ -10,6 +10,7 @@ from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
+from keyvigil.domain.brake import Brake, LockoutTally
 from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
@@ -34,6 +35,8 @@ type Entity = (
     | OutboxRow
     | Canary
     | FleetTold
+    | Brake
+    | LockoutTally
 )
 
 
@@ -208,6 +211,18 @@ class Store(Protocol):
 
     def open_incidents(self) -> list[tuple[str, str]]:
         """(project id, incident id) of every incident that is not over; eventually consistent."""
+
+    def opened_since(self, moment: datetime) -> list[tuple[str, str]]:
+        """(project id, incident id) of every open incident that opened after this; eventually consistent."""
+
+    def count_keys(self, region: str) -> int:
+        """How many keys are registered in a Region, from the index: eventually consistent, reads every key's entry."""
+
+    def brakes(self) -> list[Brake]:
+        """Read all brakes, engaged or released; they are few."""
+
+    def lockout_tally(self) -> LockoutTally:
+        """Read which lockouts began lately, all projects together."""
 
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:
         """(project id, cluster id) of clusters whose answer is overdue; eventually consistent."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from keyvigil.ports import CheckQueue, Clock, Heartbeat, Ids, KeyChecker, Prober, Store, Topics, Workflow
     from keyvigil.use_cases.audit_roles import AuditRoles
     from keyvigil.use_cases.backups import Backups
+    from keyvigil.use_cases.braking import AskBrake, Braking
     from keyvigil.use_cases.canaries import Canaries
     from keyvigil.use_cases.check_canary import AskCanaries, CheckCanary
     from keyvigil.use_cases.check_key import CheckKey
@@ -181,6 +182,8 @@ def reconcile() -> "Reconcile":
         settle_recovery(),
         clock(),
         ids(),
+        ask_brake=ask_brake(),
+        braking=braking(),
         confirmation_probes=_probes(),
     )
 
@@ -191,6 +194,28 @@ def tell_stale() -> "TellStale":
     from keyvigil.use_cases.tell_stale import TellStale
 
     return TellStale(store(), clock(), ids())
+
+
+@cache
+def ask_brake() -> "AskBrake":
+    """What makes views of the brake."""
+    from keyvigil.domain.brake import BrakeSettings
+    from keyvigil.use_cases.braking import AskBrake
+
+    stack = BrakeSettings(
+        minimum_accounts=settings().number("BRAKE_MINIMUM_ACCOUNTS"),
+        percent=settings().number("BRAKE_PERCENT"),
+        max_lockouts=settings().number("MAX_LOCKOUTS_PER_15_MINUTES"),
+    )
+    return AskBrake(store(), clock(), stack)
+
+
+@cache
+def braking() -> "Braking":
+    """Engage and release the brake."""
+    from keyvigil.use_cases.braking import Braking
+
+    return Braking(store(), clock(), ids())
 
 
 @cache
@@ -245,7 +270,7 @@ def decide_lockout() -> "DecideLockout":
     """Decide whether to lock."""
     from keyvigil.use_cases.lock_clusters import DecideLockout
 
-    return DecideLockout(store(), clock(), ids(), confirmation_probes=_probes())
+    return DecideLockout(store(), ask_brake(), clock(), ids(), confirmation_probes=_probes())
 
 
 @cache

@@ -29,6 +29,7 @@ from keyvigil.adapters.plain_data import from_stored, to_plain
 from keyvigil.domain.alerts import OutboxRow
 from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
+from keyvigil.domain.brake import Brake, LockoutTally
 from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
@@ -52,6 +53,7 @@ twice more than doubles it. https://docs.aws.amazon.com/lambda/latest/dg/getting
 
 OUTBOX_KEPT = timedelta(days=14)
 SWEEPS_KEPT = timedelta(days=1)
+BRAKE_KEPT = timedelta(days=1)
 _TRANSACTION_LIMIT = 100
 _TOMBSTONES_AT_ONCE = 500
 _REFUSED = {"ConditionalCheckFailedException", "TransactionCanceledException", "TransactionConflictException"}
@@ -131,6 +133,9 @@ def _role_place(account_id: str, role_name: str) -> _Place:
     return _Place(f"ROLE#{account_id}", f"NAME#{role_name.lower()}")
 
 
+_LOCKOUT_TALLY = _Place("FLEET", "LOCKOUT_TALLY")
+
+
 _FLEET_TOLD = _Place("FLEET", "TOLD")
 
 
@@ -153,7 +158,7 @@ def _search_place(project_id: str, incident_id: str) -> _Place:
     return _Place(f"PROJECT#{project_id}", f"SEARCH#{incident_id}")
 
 
-def _place(entity: Entity) -> _Place:  # noqa: C901  one line a kind
+def _place(entity: Entity) -> _Place:  # noqa: C901, PLR0912  one line a kind
     match entity:
         case Project():
             return _project_place(entity.project_id)
@@ -177,6 +182,11 @@ def _place(entity: Entity) -> _Place:  # noqa: C901  one line a kind
             return _Place(f"OUTBOX#{entity.row_id}", "OUTBOX")
         case FleetTold():
             return _FLEET_TOLD
+        case Brake():
+            scope = (entity.region, entity.cause, entity.project_id)
+            return _Place("FLEET", "#".join(("BRAKE", *(part or "*" for part in scope))))
+        case LockoutTally():
+            return _LOCKOUT_TALLY
         case Canary():
             return _Place(_CANARIES, f"CANARY#{entity.canary_id}")
 
@@ -195,6 +205,8 @@ _KINDS: dict[type[Any], str] = {
     TimelineEntry: "TIMELINE",
     OutboxRow: "OUTBOX",
     FleetTold: "FLEET_TOLD",
+    Brake: "BRAKE",
+    LockoutTally: "LOCKOUT_TALLY",
     Canary: "CANARY",
 }
 
@@ -245,6 +257,8 @@ def _expiry(entity: Entity) -> datetime | None:
             return entity.kept_until
         case ActorSearch():
             return entity.done_at + OUTBOX_KEPT if entity.done_at else entity.opened_at + KEPT_AFTER_END
+        case Brake():
+            return entity.released_at + BRAKE_KEPT if entity.released_at else None
         case _:
             return None
 
@@ -519,9 +533,14 @@ class DynamoDbStore(Store):
         results = self._item.query(_CANARIES, self._item.sk.startswith("CANARY#"), consistent_read=True)
         return [_entity(item, Canary) for item in results]
 
-    def _on_agenda(self, name: str, until: datetime | None, limit: int | None = None) -> Iterator[Item]:
+    def _on_agenda(
+        self, name: str, until: datetime | None, limit: int | None = None, *, since: datetime | None = None
+    ) -> Iterator[Item]:
+        """The entries of a list up to a moment, or after one."""
         for shard in range(AGENDA_SHARDS):
             condition = None if until is None else AgendaIndex.agenda_at <= _milliseconds(until)
+            if since is not None:
+                condition = AgendaIndex.agenda_at > _milliseconds(since)
             yield from self._item.agenda.query(f"{name}#{shard}", condition, limit=limit)
 
     @override
@@ -544,6 +563,28 @@ class DynamoDbStore(Store):
             (item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("INCIDENT#"))
             for item in self._on_agenda("open", None)
         ]
+
+    @override
+    def opened_since(self, moment: datetime) -> list[tuple[str, str]]:
+        return [
+            (item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("INCIDENT#"))
+            for item in self._on_agenda("open", None, since=moment)
+        ]
+
+    @override
+    def count_keys(self, region: str) -> int:
+        return sum(
+            item.sk.startswith(f"KEY#{region}.") for name in _DUE.values() for item in self._on_agenda(name, None)
+        )
+
+    @override
+    def brakes(self) -> list[Brake]:
+        results = self._item.query("FLEET", self._item.sk.startswith("BRAKE#"), consistent_read=True)
+        return [_entity(item, Brake) for item in results]
+
+    @override
+    def lockout_tally(self) -> LockoutTally:
+        return self._get(_LOCKOUT_TALLY, LockoutTally) or LockoutTally()
 
     @override
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:

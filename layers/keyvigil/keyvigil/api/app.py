@@ -27,6 +27,7 @@ from keyvigil.api.requests import (
     CheckRestore,
     CreateProject,
     Decide,
+    PullBrake,
     Rebaseline,
     RegisterBackup,
     RegisterCanary,
@@ -49,6 +50,7 @@ from keyvigil.errors import (
 )
 from keyvigil.ports import Page
 from keyvigil.use_cases.backups import NewBackup
+from keyvigil.use_cases.braking import BrakeRequest
 from keyvigil.use_cases.read_fleet import every
 from keyvigil.use_cases.record_lock_result import LockAnswer
 from keyvigil.use_cases.registry import KeyRequest, NewCluster, NewProject
@@ -494,7 +496,7 @@ def _incident_view(incident: Incident) -> dict[str, Any]:
 
 @app.post("/projects/<project_id>/incidents/<incident_id>/decision")
 def decide(project_id: str, incident_id: str, body: Annotated[Decide, Body()]) -> dict[str, Any]:
-    """Keep what a person decided about an incident."""
+    """Take a person's decision about an incident."""
     decided = wiring.decide_incident()(project_id, incident_id, body.decision, reason=body.reason, by=_caller())
     return _incident_view(decided)
 
@@ -539,6 +541,16 @@ def unsubscribe(project_id: str, subscription_id: str) -> Response[str]:
 def get_fleet() -> dict[str, Any]:
     """Read the state of everything under watch."""
     return views.fleet(wiring.read_fleet()())
+
+
+@app.post("/fleet/brake")
+def pull_brake(body: Annotated[PullBrake, Body()]) -> dict[str, Any]:
+    """Engage or release the brake."""
+    wanted = BrakeRequest(
+        region=body.region, project_id=body.project_id, cause=body.cause, reason=body.reason, by=_caller()
+    )
+    pull = wiring.braking().engage if body.action == "engage" else wiring.braking().release
+    return {"brake": [views.brake(each) for each in pull(wanted)]}
 
 
 @app.get("/fleet/canaries")

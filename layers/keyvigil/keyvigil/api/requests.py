@@ -1,14 +1,15 @@
 """What requests must look like, checked by pydantic before anything else sees them (contract.md)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from keyvigil.domain.alerts import Severity
 from keyvigil.domain.clusters import ClusterKind, LockResult, LockVia
 from keyvigil.domain.incidents import Decision
 from keyvigil.domain.keys import KeyUse
 from keyvigil.domain.projects import Approval, Enforcement, Protocol
+from keyvigil.domain.verdicts import Cause
 
 # pydantic's regular expressions: `\p{C}` is every control, format, unassigned and private character; Zl and Zp are
 # Unicode's own line and paragraph separators, at which some readers of logs break a line.
@@ -117,6 +118,23 @@ class RegisterCanary(Request):
 
     key_arn: Arn
     role_arn: Arn
+
+
+class PullBrake(Request):
+    """`POST /fleet/brake`. What is not named is no limit; `cause` names a cohort, and only a release can."""
+
+    action: Literal["engage", "release"]
+    region: RegionName | None = None
+    project_id: ProjectId | None = None
+    cause: Cause | None = None
+    reason: Reason
+
+    @model_validator(mode="after")
+    def _only_a_release_names_a_cause(self) -> Self:
+        if self.action == "engage" and self.cause is not None:
+            message = "a person engages the brake for every cause; `cause` is for a release"
+            raise ValueError(message)
+        return self
 
 
 class AnswerLock(Request):

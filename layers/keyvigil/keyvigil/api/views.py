@@ -6,6 +6,7 @@ from typing import Any
 
 from keyvigil.adapters.plain_data import to_plain
 from keyvigil.domain.backups import Backup, Restorability
+from keyvigil.domain.brake import Brake
 from keyvigil.domain.canaries import Canary, outcome_now, vouches_now
 from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
@@ -137,8 +138,23 @@ def subscription(shown: Subscription) -> dict[str, Any]:
 
 
 def fleet(shown: Fleet) -> dict[str, Any]:
-    """The state of everything under watch. There is no brake yet, so its list is empty."""
-    return {**to_plain(shown), "brake": []}
+    """The state of everything under watch."""
+    return {**to_plain(shown), "brake": [brake(each) for each in shown.brake]}
+
+
+def brake(shown: Brake) -> dict[str, Any]:
+    """A brake that is engaged. None is no limit: all Regions, all causes, all projects."""
+    return to_plain_dict(
+        {
+            "region": shown.region,
+            "cause": shown.cause,
+            "project_id": shown.project_id,
+            "since": shown.engaged_at,
+            "by": shown.engaged_by,
+            "reason": shown.reason,
+            "exempt_projects": shown.exempt,
+        }
+    )
 
 
 def canary(shown: Canary, *, now: datetime) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class AlertType(StrEnum):
     CLUSTER_UNLOCKED = "cluster.unlocked"
     CLUSTER_LOCK_FAILED = "cluster.lock_failed"
     CLUSTER_UNLOCK_FAILED = "cluster.unlock_failed"
+    BRAKE_ENGAGED = "fleet.brake_engaged"
+    BRAKE_RELEASED = "fleet.brake_released"
     KEY_UNKNOWN = "key.unknown"
     CANARY_UNHEALTHY = "fleet.canary_unhealthy"
 

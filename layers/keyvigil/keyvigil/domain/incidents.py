@@ -7,11 +7,13 @@ from enum import StrEnum
 from typing import assert_never
 
 from keyvigil.domain.actors import Actor
+from keyvigil.domain.brake import BrakeDecision, BrakeVerb
 from keyvigil.domain.clusters import Cluster, ClusterStatus
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.keys import Key, KeyStatus
 from keyvigil.domain.projects import Approval, Enforcement, Project
 from keyvigil.domain.status_machine import is_confirmed
-from keyvigil.domain.verdicts import Cause, Outcome, is_definite
+from keyvigil.domain.verdicts import Cause, Outcome
 
 
 class IncidentStatus(StrEnum):
@@ -24,14 +26,8 @@ class IncidentStatus(StrEnum):
     PARTLY_LOCKED = "PARTLY_LOCKED"
     UNLOCKING = "UNLOCKING"
     RESOLVED = "RESOLVED"
+    DISMISSED = "DISMISSED"
     OBSERVED = "OBSERVED"
-
-
-class HeldFor(StrEnum):
-    """What a HELD incident waits for."""
-
-    APPROVAL = "approval"
-    GRACE = "grace"
 
 
 class Decision(StrEnum):
@@ -44,12 +40,16 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonsDecision:
-    """What a person decided about an incident, with their IAM ARN and the reason they gave."""
+    """What a person decided about an incident, with their IAM ARN and the reason they gave.
+
+    `held_for` is what the incident waited for when they decided: who approves has seen that, and nothing later.
+    """
 
     decision: Decision
     reason: str
     by: str
     at: datetime
+    held_for: HeldFor | None = None
 
 
 class WorkflowKind(StrEnum):
@@ -75,6 +75,7 @@ class Incident:
     order in which they were asked for; `lockouts` and `recoveries` count all of them, and
     `execution_asked_at` is when the last was asked for. `clusters_told` says that an alert about its
     clusters is firing, which its end must resolve. `last_healthy_at` is when the key was last found usable.
+    `flapping` says that the key broke too often within an hour.
     """
 
     incident_id: str
@@ -99,7 +100,14 @@ class Incident:
     decision: PersonsDecision | None = None
     actor: Actor | None = None
     last_healthy_at: datetime | None = None
+    account_id: str = ""
+    flapping: bool = False
     version: int = 0
+
+    @property
+    def is_dismissed(self) -> bool:
+        """Whether a person dismissed it: it locks nothing, and is kept so that the same outage does not open again."""
+        return self.decision is not None and self.decision.decision is Decision.DISMISS
 
     @property
     def is_open(self) -> bool:
@@ -107,13 +115,26 @@ class Incident:
         return self.status is not IncidentStatus.RESOLVED
 
 
-_BEFORE_LOCKING = frozenset({IncidentStatus.CONFIRMING, IncidentStatus.HELD, IncidentStatus.OBSERVED})
+FLAPPING_WITHIN = timedelta(hours=1)
+FLAPPING_INCIDENTS = 3
+"""The third incident of one key within an hour waits for a person: locking and unlocking in turn serves nobody."""
+
+
+def note_opening(opened: tuple[datetime, ...], now: datetime) -> tuple[tuple[datetime, ...], bool]:
+    """A key's newest openings with one more, and whether the key is flapping by it."""
+    kept = (*(each for each in opened if now - each < FLAPPING_WITHIN), now)[-FLAPPING_INCIDENTS:]
+    return kept, len(kept) >= FLAPPING_INCIDENTS
+
+
+_BEFORE_LOCKING = frozenset(
+    {IncidentStatus.CONFIRMING, IncidentStatus.HELD, IncidentStatus.OBSERVED, IncidentStatus.DISMISSED}
+)
 
 
 def may_decide(incident: Incident, decision: Decision) -> tuple[bool, str]:
     """Say whether a person can still decide this about an incident, and why not."""
-    if not incident.is_open:
-        return False, f"the incident is {incident.status}, so nothing is left to decide"
+    if not incident.is_open or incident.recovered_at is not None:
+        return False, "the incident is over, so nothing is left to decide"
     if decision is Decision.HOLD and incident.status not in _BEFORE_LOCKING:
         return False, f"the incident is {incident.status}; it can be held only before its lockout begins"
     return True, f"the incident is {incident.status}"
@@ -201,16 +222,27 @@ class LockoutDecision:
     held_for: HeldFor | None = None
 
 
-def decide_lockout(incident: Incident, key: Key, project: Project, *, probes: int, now: datetime) -> LockoutDecision:
+def decide_lockout(
+    incident: Incident, key: Key, project: Project, brake: BrakeDecision, *, probes: int, now: datetime
+) -> LockoutDecision:
     """Decide whether a key's clusters are to be locked now.
 
-    Only a confirmed UNHEALTHY locks (invariant 1). Until the brake exists an ambiguous cause never locks
-    by itself: it waits for a person.
+    Only a confirmed UNHEALTHY locks (invariant 1), whatever a person decided.
+
+    Args:
+        incident: the key's open incident.
+        key: the key as it is now.
+        project: whose enforcement, approval and grace count.
+        brake: what the brake says to this lockout now.
+        probes: how many probes in a row confirm a definite cause.
+        now: the time now.
     """
     if not incident.is_open or incident.recovered_at is not None:
         return LockoutDecision(verb=LockoutVerb.STOP, reason="the incident is over")
     if key.open_incident_id != incident.incident_id:
         return LockoutDecision(verb=LockoutVerb.STOP, reason="a later incident of this key took over")
+    if incident.is_dismissed:
+        return LockoutDecision(verb=LockoutVerb.STOP, reason="a person dismissed the incident")
     if key.health.status is not KeyStatus.UNHEALTHY or key.verdict.outcome is not Outcome.UNHEALTHY:
         return LockoutDecision(
             verb=LockoutVerb.WAIT,
@@ -232,24 +264,49 @@ def decide_lockout(incident: Incident, key: Key, project: Project, *, probes: in
             pass
         case _:
             assert_never(project.enforcement)
-    held = _why_held(incident, key, project, now)
+    held = _why_held(incident, project, brake, now)
     if held is not None:
         return held
-    return LockoutDecision(verb=LockoutVerb.LOCK, reason=why)
+    approval = incident.decision
+    who = f"{approval.by} approved; " if approval is not None and approval.decision is Decision.APPROVE else ""
+    return LockoutDecision(verb=LockoutVerb.LOCK, reason=f"{who}{why}; {brake.reason}")
 
 
-def _why_held(incident: Incident, key: Key, project: Project, now: datetime) -> LockoutDecision | None:
-    """What a confirmed outage of an enforcing project still waits for; None if for nothing."""
-    cause = key.verdict.cause or Cause.UNCLASSIFIED
-    if not is_definite(cause, deletion_date=key.facts.deletion_date, now=now):
-        reason = f"{cause} might be our own fault, so a person decides"
-        return LockoutDecision(verb=LockoutVerb.HOLD, held_for=HeldFor.APPROVAL, reason=reason)
+_SEEN_BY_APPROVER = frozenset({HeldFor.BRAKE, HeldFor.CEILING})
+"""What holds an approved incident all the same, unless that is what it waited for when the person approved."""
+
+
+def _why_held(incident: Incident, project: Project, brake: BrakeDecision, now: datetime) -> LockoutDecision | None:
+    """What a confirmed outage of an enforcing project still waits for; None if for nothing.
+
+    An approval lifts every hold but a brake or a ceiling that came after it: the person did not know of that.
+    """
+    decided = incident.decision
+    if decided is not None and decided.decision is Decision.HOLD:
+        reason = f"{decided.by} holds it: {decided.reason}"
+        return LockoutDecision(verb=LockoutVerb.HOLD, held_for=HeldFor.OPERATOR, reason=reason)
+    approved = decided if decided is not None and decided.decision is Decision.APPROVE else None
+    if approved is None:
+        held = _before_approval(incident, project, now)
+        if held is not None:
+            return held
+    if brake.verb is BrakeVerb.PROCEED or brake.held_for is None:
+        return None
+    if approved is not None and (brake.held_for not in _SEEN_BY_APPROVER or approved.held_for is brake.held_for):
+        return None
+    return LockoutDecision(verb=LockoutVerb.HOLD, held_for=brake.held_for, reason=brake.reason)
+
+
+def _before_approval(incident: Incident, project: Project, now: datetime) -> LockoutDecision | None:
+    if incident.flapping:
+        reason = "the key broke for the third time within an hour, so a person decides"
+        return LockoutDecision(verb=LockoutVerb.HOLD, held_for=HeldFor.FLAPPING, reason=reason)
     if project.approval is Approval.MANUAL:
         reason = "the project wants every lockout approved"
         return LockoutDecision(verb=LockoutVerb.HOLD, held_for=HeldFor.APPROVAL, reason=reason)
     until = (incident.confirmed_at or now) + timedelta(minutes=project.grace_minutes)
     if now < until:
-        reason = f"the project's grace lasts until {until:%H:%M:%S} UTC"
+        reason = f"the project's grace lasts until {until:%Y-%m-%d %H:%M:%S} UTC"
         return LockoutDecision(verb=LockoutVerb.HOLD, held_for=HeldFor.GRACE, reason=reason)
     return None
 
@@ -276,8 +333,8 @@ _LOCKED = frozenset({IncidentStatus.LOCKED, IncidentStatus.PARTLY_LOCKED, Incide
 def decide_recovery(incident: Incident, key: Key, project: Project, *, holds_clusters: bool) -> RecoveryDecision:
     """Decide whether an incident's clusters are to be unlocked now.
 
-    They are when the key's recovery is proved, or when the project stopped enforcing. Locks under way
-    settle first: an unlock that overtakes its lock would leave the cluster locked.
+    They are when the key's recovery is proved, when the project stopped enforcing, or when a person dismissed the
+    incident. Locks under way settle first: an unlock that overtakes its lock would leave the cluster locked.
     """
     if not incident.is_open:
         return RecoveryDecision(verb=RecoveryVerb.STOP, reason="the incident is over")
@@ -285,6 +342,8 @@ def decide_recovery(incident: Incident, key: Key, project: Project, *, holds_clu
         return RecoveryDecision(verb=RecoveryVerb.WAIT, reason="locks under way settle first")
     if project.enforcement is Enforcement.OBSERVE and (holds_clusters or incident.status in _LOCKED):
         return RecoveryDecision(verb=RecoveryVerb.UNLOCK, reason="the project only observes")
+    if incident.is_dismissed and (holds_clusters or incident.status in _LOCKED):
+        return RecoveryDecision(verb=RecoveryVerb.UNLOCK, reason="a person dismissed the incident")
     match key.health.status:
         case KeyStatus.HEALTHY:
             return RecoveryDecision(verb=RecoveryVerb.UNLOCK, reason="the key's recovery is proved")
@@ -339,10 +398,17 @@ def restart_after(executions: int) -> timedelta:
 
 
 def decide_mending(
-    incident: Incident, key: Key, project: Project, clusters: list[Cluster], *, probes: int, now: datetime
+    incident: Incident,
+    key: Key,
+    project: Project,
+    clusters: list[Cluster],
+    brake: BrakeDecision,
+    *,
+    probes: int,
+    now: datetime,
 ) -> MendingDecision:
     """Compare what is with what should be, for an incident without a running execution."""
-    decision = _mending(incident, key, project, clusters, probes=probes, now=now)
+    decision = _mending(incident, key, project, clusters, brake, probes=probes, now=now)
     asked = incident.execution_asked_at
     match decision.mending:
         case Mending.START_LOCKOUT:
@@ -359,7 +425,14 @@ def decide_mending(
 
 
 def _mending(
-    incident: Incident, key: Key, project: Project, clusters: list[Cluster], *, probes: int, now: datetime
+    incident: Incident,
+    key: Key,
+    project: Project,
+    clusters: list[Cluster],
+    brake: BrakeDecision,
+    *,
+    probes: int,
+    now: datetime,
 ) -> MendingDecision:
     if not incident.is_open:
         return MendingDecision(mending=Mending.NONE, reason="the incident is over")
@@ -367,14 +440,15 @@ def _mending(
         return MendingDecision(mending=Mending.SETTLE_LOCKOUT, reason="its lockout ended without settling")
     held = held_by(incident, clusters)
     healthy = key.health.status is KeyStatus.HEALTHY
-    released = project.enforcement is Enforcement.OBSERVE and (bool(held) or incident.status in _LOCKED)
+    let_go = project.enforcement is Enforcement.OBSERVE or incident.is_dismissed
+    released = let_go and (bool(held) or incident.status in _LOCKED)
     if (held and healthy) or released:
         return MendingDecision(mending=Mending.START_RECOVERY, reason="its clusters should be unlocked and are not")
     if not held and (healthy or key.open_incident_id != incident.incident_id):
         return MendingDecision(mending=Mending.SETTLE_RECOVERY, reason="no cluster is locked for it any more")
     if incident.status is IncidentStatus.PARTLY_LOCKED and all(each.status is ClusterStatus.LOCKED for each in held):
         return MendingDecision(mending=Mending.SETTLE_LOCKOUT, reason="its last lock was answered after all")
-    return _mending_of_lockout(incident, key, project, clusters, probes=probes, now=now)
+    return _mending_of_lockout(incident, key, project, clusters, brake, probes=probes, now=now)
 
 
 _MAY_LOCK = frozenset(
@@ -382,20 +456,28 @@ _MAY_LOCK = frozenset(
         IncidentStatus.CONFIRMING,
         IncidentStatus.HELD,
         IncidentStatus.OBSERVED,
+        IncidentStatus.DISMISSED,
         IncidentStatus.PARTLY_LOCKED,
     }
 )
 
 
 def _mending_of_lockout(
-    incident: Incident, key: Key, project: Project, clusters: list[Cluster], *, probes: int, now: datetime
+    incident: Incident,
+    key: Key,
+    project: Project,
+    clusters: list[Cluster],
+    brake: BrakeDecision,
+    *,
+    probes: int,
+    now: datetime,
 ) -> MendingDecision:
     """Whether an outage's lockout is to be taken up (again), or its waiting is to be said.
 
     A key that seemed to recover while its clusters were being locked leaves some of them in use, and the incident
     LOCKED without them; if the key broke again after all, they are locked too.
     """
-    wanted = decide_lockout(incident, key, project, probes=probes, now=now)
+    wanted = decide_lockout(incident, key, project, brake, probes=probes, now=now)
     left_out = incident.status is IncidentStatus.LOCKED and any(
         each.status is ClusterStatus.ACTIVE for each in clusters
     )
@@ -407,4 +489,6 @@ def _mending_of_lockout(
     status = waiting.get(wanted.verb, incident.status)
     if incident.status in _MAY_LOCK - {IncidentStatus.PARTLY_LOCKED} and status is not incident.status:
         return MendingDecision(mending=Mending.START_LOCKOUT, reason=f"it should be {status}")
+    if incident.status is IncidentStatus.HELD and wanted.held_for not in {None, incident.held_for}:
+        return MendingDecision(mending=Mending.START_LOCKOUT, reason=f"it should be held for {wanted.held_for}")
     return MendingDecision(mending=Mending.NONE, reason="it is as it should be")

@@ -183,6 +183,7 @@ class Key:
     the secret that a probe of a `kes` key reads, None for every other use. `backups` counts the backups that need the
     key, by the Region in which they are to be restorable; `told` is what was told of each danger.
     `unknown_told` says that an alert about its being UNKNOWN is firing.
+    `incidents_opened` are the times of its newest incidents, as far back as flapping counts.
     """
 
     project_id: str
@@ -210,6 +211,7 @@ class Key:
     probe_secret_arn: str | None = None
     backups: Mapping[str, int] = field(default_factory=dict)
     told: Mapping[str, Told] = field(default_factory=dict)
+    incidents_opened: tuple[datetime, ...] = ()
     unknown_told: bool = False
     version: int = 0
 

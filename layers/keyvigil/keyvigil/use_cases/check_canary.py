@@ -6,7 +6,6 @@ from datetime import datetime
 from threading import RLock
 
 from keyvigil.domain.canaries import (
-    DOUBTED_CAUSES,
     STACKS_OWN,
     Canary,
     OwnCanary,
@@ -20,7 +19,7 @@ from keyvigil.domain.canaries import (
     vouch,
 )
 from keyvigil.domain.keys import Baseline
-from keyvigil.domain.verdicts import Cause, Outcome, Verdict
+from keyvigil.domain.verdicts import AMBIGUOUS_CAUSES, Cause, Outcome, Verdict
 from keyvigil.errors import ConflictError, NotFoundError
 from keyvigil.ports import PROBE_SECONDS, Clock, Ids, Prober, Put, Store, Write
 from keyvigil.use_cases.retrying import until_committed
@@ -127,7 +126,8 @@ class AskCanaries:
 
     def __call__(self, verdict: Verdict, region: str) -> Verdict:
         """The verdict on a key of this Region, or UNKNOWN if it might be our own fault."""
-        if verdict.cause not in DOUBTED_CAUSES:
+        # The brake asks about every ambiguous cause, and wants a canary's probe from after the failing one.
+        if verdict.cause not in AMBIGUOUS_CAUSES:
             return verdict
         since = ended_at(verdict)
         canaries = self._hear(region, since=since, began=verdict.probed_at)

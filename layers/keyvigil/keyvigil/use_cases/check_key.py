@@ -9,8 +9,16 @@ from keyvigil.domain.alerts import OPERATOR_ALERTS, AlertType, Notice
 from keyvigil.domain.attribution import at_end, begin_search, find_actor
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.dangers import watch_dangers, watch_staleness
-from keyvigil.domain.incidents import Incident, IncidentStatus, WorkflowKind, affected, held_by, of_incident
-from keyvigil.domain.keys import Key, KeyStatus, Trigger, is_closer_look_due, next_due
+from keyvigil.domain.incidents import (
+    Incident,
+    IncidentStatus,
+    WorkflowKind,
+    affected,
+    held_by,
+    note_opening,
+    of_incident,
+)
+from keyvigil.domain.keys import Health, Key, KeyStatus, Trigger, is_closer_look_due, next_due
 from keyvigil.domain.projects import Project
 from keyvigil.domain.status_machine import CLOCK_JUMP, Change, is_confirmed, observe
 from keyvigil.domain.unknown_keys import watch_unknown
@@ -120,6 +128,8 @@ class CheckKey:
         facts = (
             key.facts if answer.facts is None else replace(answer.facts, closer=answer.facts.closer or key.facts.closer)
         )
+        before = key
+        key, writes = self._reopen_dismissed(key, verdict)
         decision = observe(key.health, verdict, probes=self._probes, deletion_date=facts.deletion_date)
         newest = verdict.probed_at >= key.last_probed_at
         after = replace(
@@ -131,13 +141,36 @@ class CheckKey:
             last_trigger=trigger if newest else key.last_trigger,
             due_at=next_due(project_id, key_id, decision.health, project.check_interval_minutes, self._clock.now()),
         )
-        writes: list[Write] = []
         if decision.change is not None:
-            after, writes = self._tell(key, after, verdict, decision.change, decision.reason)
-        after, told = self._watch(key, after, project)
+            after, told = self._tell(key, after, verdict, decision.change, decision.reason)
+            writes += told
+        after, told = self._watch(before, after, project)
         writes += told
         self._store.commit([Put(after), *writes])
         return replace(after, version=after.version + 1)
+
+    def _reopen_dismissed(self, key: Key, verdict: Verdict) -> tuple[Key, list[Write]]:
+        """A dismissed incident stands for its own cause only: another cause is suspected and confirmed afresh.
+
+        It stays the same incident, so that what was told about it is resolved with it.
+        """
+        if verdict.outcome is not Outcome.UNHEALTHY or verdict.cause is None or key.open_incident_id is None:
+            return key, []
+        incident = self._store.incident(key.project_id, key.open_incident_id)
+        if incident is None or incident.status is not IncidentStatus.DISMISSED or incident.cause is verdict.cause:
+            return key, []
+        clusters = self._store.clusters_of_key(key.project_id, key.key_id)
+        after = replace(
+            incident, status=IncidentStatus.CONFIRMING, cause=verdict.cause, decision=None, clusters=affected(clusters)
+        )
+        suspected = replace(key, health=Health(status=KeyStatus.SUSPECT), verdict=verdict)
+        told, suspected = self._telling.alert(
+            AlertType.KEY_SUSPECT, suspected, after, clusters, occurred_at=verdict.probed_at
+        )
+        start, after, _ = self._telling.execution(after, WorkflowKind.LOCKOUT)
+        detail = f"the dismissed outage was {incident.cause}, and now it is {verdict.cause}: {verdict.message}"
+        entry = self._telling.entry(incident.incident_id, "incident.reopened", detail)
+        return replace(suspected, verdict=key.verdict), [Put(after), told, start, entry]
 
     def _watch(self, before: Key, after: Key, project: Project) -> tuple[Key, list[Write]]:
         """What else a probe shows than whether the key works, told in the same transaction."""
@@ -161,8 +194,9 @@ class CheckKey:
         workflow: WorkflowKind | None = None
         match change:
             case Change.SUSPECTED:
-                key = replace(key, open_incident_id=incident.incident_id)
-                incident = replace(incident, clusters=affected(clusters))
+                opened, flapping = note_opening(key.incidents_opened, now)
+                key = replace(key, open_incident_id=incident.incident_id, incidents_opened=opened)
+                incident = replace(incident, clusters=affected(clusters), flapping=flapping)
                 alert_type, workflow = AlertType.KEY_SUSPECT, WorkflowKind.LOCKOUT
             case Change.CONFIRMED:
                 incident = replace(incident, confirmed_at=now, cause=verdict.cause or incident.cause)
@@ -218,6 +252,7 @@ class CheckKey:
                 cause=verdict.cause or Cause.UNCLASSIFIED,
                 opened_at=now,
                 last_healthy_at=key.health.counted_at or key.created_at,
+                account_id=key.account_id,
             )
             hints = self._store.event_hints(key.project_id, key.key_id)
             return replace(opened, actor=find_actor(opened, hints.calls)) if hints is not None else opened

@@ -12,8 +12,8 @@ from keyvigil.domain.clusters import (
     LockVia,
     request,
 )
+from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
-    HeldFor,
     Incident,
     IncidentStatus,
     LockoutDecision,
@@ -24,6 +24,7 @@ from keyvigil.domain.incidents import (
 from keyvigil.domain.keys import Key, KeyStatus
 from keyvigil.errors import ConflictError, NotFoundError
 from keyvigil.ports import Clock, Ids, Put, Store, Workflow, Write
+from keyvigil.use_cases.braking import AskBrake, engaged_notice
 from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
 from keyvigil.use_cases.retrying import until_committed
 from keyvigil.use_cases.settle_lockout import enforces, load
@@ -41,9 +42,10 @@ class LockoutPlan:
 class DecideLockout:
     """Decides, right after confirmation, whether an incident locks, waits or is only observed."""
 
-    def __init__(self, store: Store, clock: Clock, ids: Ids, *, confirmation_probes: int) -> None:
-        """Keep the ports. `confirmation_probes` is the stack's ConfirmationProbes."""
+    def __init__(self, store: Store, ask_brake: AskBrake, clock: Clock, ids: Ids, *, confirmation_probes: int) -> None:
+        """Keep the ports and the brake. `confirmation_probes` is the stack's ConfirmationProbes."""
         self._store = store
+        self._ask_brake = ask_brake
         self._clock = clock
         self._telling = Telling(clock, ids)
         self._probes = confirmation_probes
@@ -58,13 +60,20 @@ class DecideLockout:
         if project is None:
             message = f"project {project_id} does not exist"
             raise NotFoundError(message)
-        decision = decide_lockout(incident, key, project, probes=self._probes, now=self._clock.now())
+        view = self._ask_brake()
+        brake = view.ask(incident, key)
+        decision = decide_lockout(incident, key, project, brake.decision, probes=self._probes, now=self._clock.now())
         clusters = [
             cluster
             for cluster in self._store.clusters_of_key(project_id, key_id)
             if cluster.status is not ClusterStatus.PENDING_KEY
         ]
         writes = self._writes(decision, incident, key, clusters)
+        if writes and decision.verb is LockoutVerb.LOCK:
+            writes.append(Put(view.tally.with_lockout(incident_id, self._clock.now())))
+        if brake.engaged is not None and decision.held_for is HeldFor.BRAKE:
+            notice = engaged_notice(brake.engaged, brake.counts)
+            writes += [Put(brake.engaged), self._telling.fleet_notice(notice)]
         if writes:
             self._store.commit(writes)
         lock = decision.verb is LockoutVerb.LOCK
@@ -89,7 +98,7 @@ class DecideLockout:
         if (incident.status, incident.held_for) == (after.status, after.held_for):
             return []
         writes: list[Write] = [Put(after), self._telling.entry(incident.incident_id, what, decision.reason)]
-        if decision.held_for is HeldFor.APPROVAL:
+        if decision.held_for in {HeldFor.APPROVAL, HeldFor.FLAPPING}:
             row, numbered = self._telling.alert(
                 AlertType.APPROVAL_NEEDED, key, incident, clusters, occurred_at=incident.opened_at
             )
@@ -184,12 +193,14 @@ class RequestLock:
                 return "locked"
             if incident.status is not IncidentStatus.LOCKING or key.open_incident_id != incident_id:
                 return "incident_over"
-            return None if key.health.status is KeyStatus.UNHEALTHY and enforced else "outage_over"
+            outage = key.health.status is KeyStatus.UNHEALTHY and enforced and not incident.is_dismissed
+            return None if outage else "outage_over"
         if cluster.locked_by_incident_id != incident_id:
             return "superseded"
         if incident.status is not IncidentStatus.UNLOCKING:
             return "incident_over"
-        return "outage_again" if key.health.status is not KeyStatus.HEALTHY and enforced else None
+        let_go = not enforced or incident.is_dismissed
+        return "outage_again" if key.health.status is not KeyStatus.HEALTHY and not let_go else None
 
 
 class FailOverdueLock:

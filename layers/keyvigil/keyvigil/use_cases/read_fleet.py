@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
+from keyvigil.domain.brake import Brake
 from keyvigil.domain.canaries import Canary, outcome_now, speakers
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.keys import KeyStatus, is_stale
@@ -38,6 +39,7 @@ class Fleet:
     stale_keys: int
     clusters: dict[ClusterStatus, int]
     open_incidents: int
+    brake: tuple[Brake, ...]
     canaries: tuple[CanaryView, ...]
     last_sweep: SweepRecord | None
     role_audit: RoleAudit | None
@@ -84,6 +86,7 @@ class ReadFleet:
             stale_keys=stale,
             clusters=dict(clusters),
             open_incidents=len(self._store.open_incidents()),
+            brake=tuple(each for each in self._store.brakes() if each.is_engaged),
             canaries=_canaries(self._store.canaries(), regions, now),
             last_sweep=self._store.last_sweep(),
             role_audit=self._store.role_audit(),

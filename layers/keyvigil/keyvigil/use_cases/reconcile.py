@@ -15,6 +15,7 @@ from keyvigil.domain.incidents import (
 )
 from keyvigil.errors import DamagedItemError, NewerItemError, in_short
 from keyvigil.ports import Clock, ExecutionState, Ids, OutboxRelay, Put, Store, Workflow
+from keyvigil.use_cases.braking import AskBrake, BrakeView, Braking
 from keyvigil.use_cases.lock_clusters import FailOverdueLock
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.taking_turns import turn
@@ -45,6 +46,7 @@ class ReconcileReport:
 
     rows_resent: int = 0
     overdue_failed: int = 0
+    brakes_released: int = 0
     mended: list[tuple[str, Mending, str]] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     unreadable: int = 0
@@ -64,9 +66,13 @@ class Reconcile:
         clock: Clock,
         ids: Ids,
         *,
+        ask_brake: AskBrake,
+        braking: Braking,
         confirmation_probes: int,
     ) -> None:
         """Keep the ports, and the use cases that mend."""
+        self._ask_brake = ask_brake
+        self._braking = braking
         self._store = store
         self._workflow = workflow
         self._relay = relay
@@ -88,8 +94,11 @@ class Reconcile:
         for project_id, cluster_id in turn(self._store.overdue_clusters(now), CLUSTERS_A_SWEEP, now):
             failed = self._each(report, f"{project_id}/{cluster_id}", self._fail_overdue, project_id, cluster_id)
             report.overdue_failed += bool(failed)
+        released = self._each(report, "brake", self._braking.release_by_itself, self._ask_brake())
+        report.brakes_released = len(released or ())
+        view = self._ask_brake()
         for project_id, incident_id in turn(self._store.open_incidents(), INCIDENTS_A_SWEEP, now):
-            self._each(report, incident_id, self._mend, project_id, incident_id, report)
+            self._each(report, incident_id, self._mend, project_id, incident_id, view, report)
         return report
 
     def _each[**P, T](
@@ -103,7 +112,7 @@ class Reconcile:
             report.unreadable += isinstance(error, NewerItemError | DamagedItemError)
             return None
 
-    def _mend(self, project_id: str, incident_id: str, report: ReconcileReport) -> None:
+    def _mend(self, project_id: str, incident_id: str, view: BrakeView, report: ReconcileReport) -> None:
         incident = self._store.incident(project_id, incident_id)
         project = self._store.project(project_id)
         if incident is None or project is None:
@@ -116,7 +125,8 @@ class Reconcile:
             self._store.commit([Put(over), entry])
             return
         clusters = self._store.clusters_of_key(project_id, incident.key_id)
-        decision = decide_mending(incident, key, project, clusters, probes=self._probes, now=now)
+        brake = view.ask(incident, key).decision
+        decision = decide_mending(incident, key, project, clusters, brake, probes=self._probes, now=now)
         if decision.mending is Mending.NONE or self._is_worked_on(incident, now):
             return
         match decision.mending:

@@ -72,7 +72,7 @@ class SettleLockout:
         in_time = cluster.respond_by is not None and cluster.respond_by > now
         unanswered = cluster.status is ClusterStatus.LOCKING and mine and not in_time
         outage = key.health.status is KeyStatus.UNHEALTHY and key.open_incident_id == incident.incident_id
-        wanted = outage and enforces(self._store, incident.project_id)
+        wanted = outage and enforces(self._store, incident.project_id) and not incident.is_dismissed
         unasked = cluster.status is ClusterStatus.ACTIVE and wanted
         if not unanswered and not unasked:
             return

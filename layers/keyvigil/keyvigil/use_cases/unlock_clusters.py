@@ -81,7 +81,8 @@ class SettleRecovery:
         clusters = self._store.clusters_of_key(project_id, key_id)
         left = held_by(incident, clusters)
         enforced = enforces(self._store, project_id)
-        broken = enforced and key.health.status is not KeyStatus.HEALTHY
+        healthy = key.health.status is KeyStatus.HEALTHY
+        broken = enforced and not healthy and not incident.is_dismissed
         if broken and key.open_incident_id == incident_id:
             return self._take_up(incident)
         if broken and left:
@@ -89,7 +90,7 @@ class SettleRecovery:
             return Settlement(status=incident.status, failed=())
         if left:
             return self._tell_failure(incident, key, left)
-        over = enforced or key.health.status is KeyStatus.HEALTHY or key.open_incident_id != incident_id
+        over = healthy or key.open_incident_id != incident_id or (enforced and not incident.is_dismissed)
         return self._end(incident, key, clusters, over=over)
 
     def _take_up(self, incident: Incident) -> Settlement:
@@ -116,8 +117,11 @@ class SettleRecovery:
         return Settlement(status=incident.status, failed=failed)
 
     def _end(self, incident: Incident, key: Key, clusters: list[Cluster], *, over: bool) -> Settlement:
-        """Nothing is locked for the incident any more: it is RESOLVED, or goes on OBSERVED."""
+        """Nothing is locked for the incident any more: it is RESOLVED, or goes on OBSERVED or DISMISSED."""
         now = self._clock.now()
+        left_as = IncidentStatus.DISMISSED if incident.is_dismissed else IncidentStatus.OBSERVED
+        if not over and incident.status is left_as:
+            return Settlement(status=left_as, failed=())
         before = {each.cluster_id: each.status for each in incident.clusters}
         mine = [each for each in clusters if each.cluster_id in before]
         unlocked = [
@@ -125,7 +129,7 @@ class SettleRecovery:
         ]
         after = replace(
             incident,
-            status=IncidentStatus.RESOLVED if over else IncidentStatus.OBSERVED,
+            status=IncidentStatus.RESOLVED if over else left_as,
             resolved_at=now if over else None,
             held_for=None,
             clusters=affected(mine),
@@ -140,8 +144,9 @@ class SettleRecovery:
             numbered = replace(numbered, open_incident_id=None)
         if numbered != key:
             writes.append(Put(numbered))
-        what = "incident.resolved" if over else "incident.observed"
-        why = "" if over else ", because the project only observes"
+        what = "incident.resolved" if over else f"incident.{left_as.lower()}"
+        reason = "a person dismissed the incident" if incident.is_dismissed else "the project only observes"
+        why = "" if over else f", because {reason}"
         entry = self._telling.entry(incident.incident_id, what, f"{len(unlocked)} clusters are in use again{why}")
         self._store.commit([*writes, entry])
         return Settlement(status=after.status, failed=())
