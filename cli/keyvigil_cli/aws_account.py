@@ -170,6 +170,7 @@ class AwsAccount(Account):
     def _left_log_groups(self) -> Iterator[Leftover]:
         ours = {f"/aws/lambda/{self._stack_name}-{name}" for name in FUNCTIONS}
         ours.add(f"/aws/apigateway/{self._stack_name}")
+        ours |= {f"/aws/vendedlogs/states/{self._stack_name}-cluster-{each}" for each in ("lockout", "recovery")}
         pages = self._logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix="/aws/")
         for page in pages:
             for group in page["logGroups"]:

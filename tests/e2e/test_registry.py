@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -172,6 +173,16 @@ def test_the_fleet_shows_what_is_under_watch_and_when_it_was_swept(stage: Stage)
     assert set(fleet["clusters"]) >= {"ACTIVE", "LOCKED", "PENDING_KEY"}
     if fleet["last_sweep"] is not None:
         assert datetime.fromisoformat(fleet["last_sweep"]["at"]) <= datetime.now(UTC)
+
+
+def test_the_dashboard_is_there_and_cloudwatch_has_its_json(stage: Stage) -> None:
+    cloudwatch: Any = stage.cloud.session().client("cloudwatch")
+    shown = cloudwatch.get_dashboard(DashboardName=stage.outputs["DashboardName"])
+    body = json.loads(shown["DashboardBody"])
+    assert len(body["widgets"]) > 20
+    assert "${" not in shown["DashboardBody"], "everything that it refers to is filled in"
+    functions = [metric for widget in body["widgets"] for metric in widget["properties"].get("metrics", [])]
+    assert ["AWS/Lambda", "Errors", "FunctionName", stage.outputs["PlanSweepFunctionName"]] in functions
 
 
 def test_a_request_that_is_repeated_with_its_idempotency_key_creates_once(stage: Stage) -> None:

@@ -133,7 +133,13 @@ def test_what_is_left_is_found_and_removed_and_what_another_stack_left_is_not(
         Name="keyvigil-project-x-project-acme", Tags=[{"Key": "keyvigil:stack", "Value": "keyvigil-project-x"}]
     )["TopicArn"]
     topics.create_topic(Name="other")
-    for name in ("/aws/lambda/keyvigil-check-keys", "/aws/apigateway/keyvigil", "/aws/lambda/keyvigil-two-check-keys"):
+    workflow_logs = "/aws/vendedlogs/states/keyvigil-cluster-recovery"
+    for name in (
+        "/aws/lambda/keyvigil-check-keys",
+        "/aws/apigateway/keyvigil",
+        "/aws/lambda/keyvigil-two-check-keys",
+        workflow_logs,
+    ):
         logs.create_log_group(logGroupName=name)
     session.client("s3").create_bucket(
         Bucket="keyvigil-artifacts", CreateBucketConfiguration={"LocationConstraint": "us-west-2"}
@@ -144,6 +150,7 @@ def test_what_is_left_is_found_and_removed_and_what_another_stack_left_is_not(
         theirs: False,
         "/aws/lambda/keyvigil-check-keys": True,
         "/aws/apigateway/keyvigil": True,
+        workflow_logs: True,
         "keyvigil-artifacts": False,
     }
     for leftover in account.leftovers():

@@ -3,33 +3,22 @@
 import json
 import re
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from keyvigil.ports import ProbeAnswer
-from keyvigil.use_cases.check_key import CheckKey
-from keyvigil.use_cases.keep_topics import KeepTopics
-from keyvigil.use_cases.plan_sweep import PlanSweep
+from keyvigil.use_cases.check_key import CheckResult
+from keyvigil.use_cases.keep_topics import KeptTopics
+from keyvigil.use_cases.plan_sweep import SweepResult
 from keyvigil.use_cases.reconcile import ReconcileReport
-from keyvigil.use_cases.relay_outbox import RelayOutbox
-from tests.examples import KEY_ID, NOW, key, project, verdict
-from tests.fakes import (
-    CountingIds,
-    FakeClock,
-    FakeNotifier,
-    FakeQueue,
-    FakeTopics,
-    FakeWorkflow,
-    MemoryStore,
-    ScriptedProber,
-)
+from keyvigil.use_cases.relay_outbox import RelayResult
+from tests.examples import KEY_ID, key
+from tests.fakes import MemoryStore
 from tests.infra.dashboard_rules import dashboard_metrics
 from tests.infra.source_template import SourceTemplate, Template
 from tests.unit.conftest import NAMESPACE
-from tests.unit.test_functions import FUNCTIONS, ROOT, Context, Use, load, message
+from tests.unit.test_functions import FUNCTIONS, ROOT, Context, Recorder, Use, load, message
 
 NOT_COUNTS = {"ProbeLatency", "SweepDuration"}
 """A time of zero would be a lie; there is one only where something took time."""
@@ -67,21 +56,15 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[float]]:
     """What is published by each function that can do nothing."""
     store = MemoryStore()
-    store.put(project(), key())
+    store.put(key())
     use(
         store=store,
-        plan_sweep=PlanSweep(MemoryStore(), FakeQueue(), FakeClock()),
+        plan_sweep=Recorder(SweepResult(claimed=True, keys_due=0, keys_sent=0)),
         reconcile=ReconcileReport,
-        keep_topics=KeepTopics(store, FakeTopics()),
+        keep_topics=KeptTopics,
         heartbeat=None,
-        check_key=CheckKey(
-            store,
-            ScriptedProber(ProbeAnswer(verdict=verdict(), facts=None)),
-            FakeClock(),
-            CountingIds(),
-            confirmation_probes=3,
-        ),
-        relay_outbox=RelayOutbox(store, FakeNotifier(), FakeWorkflow(), FakeClock(), operator_topic_arn="arn:operator"),
+        check_key=Recorder(CheckResult(key=key(), probed=True, confirmed=False)),
+        relay_outbox=Recorder(RelayResult(sent=0, failures=())),
     )
     load("plan_sweep").handler({}, Context())
     unreadable = {**message("nothing"), "body": "{}"}
@@ -93,14 +76,16 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
 @pytest.fixture
 def busy(idle: dict[Metric, list[float]], capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[float]]:
     """The same, and a probe."""
-    due = message(KEY_ID, NOW + timedelta(seconds=30))
-    load("check_keys").handler({"Records": [due]}, Context())
+    load("check_keys").handler({"Records": [message(KEY_ID)]}, Context())
     return idle | published(capsys.readouterr().out)
 
 
 @pytest.fixture(scope="module")
 def template() -> Template:
-    return SourceTemplate.load().content
+    """The template as SAM renders it, which CloudFormation gets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+        return SourceTemplate.load().render()
 
 
 def in_template(template: Template) -> Iterator[Metric]:
@@ -147,8 +132,12 @@ def test_no_metric_has_a_key_or_a_project_as_a_dimension(busy: dict[Metric, list
 
 def test_each_stack_has_a_namespace_of_its_own(template: Template, busy: dict[Metric, list[float]]) -> None:
     """Another stack's sweeps must not keep this one's alarm quiet."""
-    told = template["Globals"]["Function"]["Environment"]["Variables"]["POWERTOOLS_METRICS_NAMESPACE"]
-    assert _filled(told) == NAMESPACE
+    told = {
+        _filled(resource["Properties"]["Environment"]["Variables"]["POWERTOOLS_METRICS_NAMESPACE"])
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::Lambda::Function"
+    }
+    assert told == {NAMESPACE}
     assert {metric.namespace for metric in busy} == {NAMESPACE}
     for name in FUNCTIONS:
         source = (Path(ROOT) / "functions" / name / "app.py").read_text()
