@@ -137,6 +137,10 @@ format: .venv/.installed ## put the source into its form
 snapshot: .venv/.installed ## accept the rendered template as it is now: read the diff before you commit it
 	@.venv/bin/pytest --quiet tests/infra/test_template.py --snapshot-update
 
+.PHONY: schemas
+schemas: .venv/.installed ## accept the shapes of stored items that got a schema number of their own: read the diff
+	@.venv/bin/python -m tests.integration.item_shapes
+
 .PHONY: openapi
 openapi: .venv/.installed ## docs/openapi.json, from the code that answers the API
 	@.venv/bin/python -m keyvigil.api.openapi > docs/openapi.json

@@ -29,6 +29,7 @@ from keyvigil.ports import (
     Put,
     RegistrationAnswer,
     Remove,
+    RoleAudit,
     Store,
     SweepRecord,
     Topics,
@@ -99,6 +100,7 @@ class MemoryStore(Store):
         self.before_commit: Callable[[], None] | None = None
         self._sweeps: set[datetime] = set()
         self._last_sweep: SweepRecord | None = None
+        self._role_audit: RoleAudit | None = None
         self._lock = threading.RLock()
 
     @override
@@ -256,6 +258,14 @@ class MemoryStore(Store):
     @override
     def last_sweep(self) -> SweepRecord | None:
         return self._last_sweep
+
+    @override
+    def record_role_audit(self, audit: RoleAudit) -> None:
+        self._role_audit = audit
+
+    @override
+    def role_audit(self) -> RoleAudit | None:
+        return self._role_audit
 
 
 class ScriptedProber(Prober):

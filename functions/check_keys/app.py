@@ -21,7 +21,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from keyvigil import wiring
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.keys import Registration, Trigger
-from keyvigil.errors import NotFoundError
+from keyvigil.errors import DamagedItemError, NewerItemError, NotFoundError
 from keyvigil.ports import CheckMessage
 from keyvigil.use_cases.check_key import CheckResult
 
@@ -76,6 +76,10 @@ def _check_message(message: CheckMessage) -> CheckResult | None:
         return wiring.check_key()(message.project_id, message.key_id, Trigger.SCHEDULE, due_at=message.due_at)
     except NotFoundError:
         return None
+    except (NewerItemError, DamagedItemError):
+        # The message goes to the dead letters, which say nothing of the reason.
+        logger.exception("cannot be read", extra={"project_id": message.project_id, "key_id": message.key_id})
+        raise
 
 
 def _check(event: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 _STATES_FIELDS = frozenset({"input", "result", "errorOutput", "context"})
 # Retrying these would repeat what a time-out or a refusal has already answered.
 _TOO_BROAD_TO_RETRY = frozenset({"States.ALL", "States.TaskFailed"})
+# While CloudFormation updates the functions of a stack, the old ones meet what the new ones wrote.
+_DEPLOYMENT_SECONDS = 180
 _NEEDS_NO_NEXT = frozenset({"Choice", "Succeed", "Fail"})
 
 
@@ -146,6 +148,8 @@ def _task_problems(path: str, task: State) -> Iterator[str]:
     retriers = task.get("Retry", [])
     if not retriers:
         yield f"{path}: a Task needs a Retry"
+    elif max(map(_patience, retriers)) < _DEPLOYMENT_SECONDS:
+        yield f"{path}: no Retry on NewerItemError waits {_DEPLOYMENT_SECONDS} s, until a deployment is over"
     for retrier in retriers:
         for error in _TOO_BROAD_TO_RETRY & set(retrier.get("ErrorEquals", [])):
             yield f"{path}: Retry on {error} is too broad; name the errors that pass by themselves"
@@ -153,6 +157,15 @@ def _task_problems(path: str, task: State) -> Iterator[str]:
     caught = {error for catcher in task.get("Catch", []) for error in catcher.get("ErrorEquals", [])}
     if "States.ALL" not in caught:
         yield f"{path}: a Task needs a Catch for States.ALL"
+
+
+def _patience(retrier: State) -> float:
+    """How long a Retry goes on when what a step read was written by newer code, in seconds."""
+    if "NewerItemError" not in retrier.get("ErrorEquals", []):
+        return 0
+    first, rate = retrier.get("IntervalSeconds", 1), retrier.get("BackoffRate", 2)
+    longest = retrier.get("MaxDelaySeconds", float("inf"))
+    return float(sum(min(first * rate**attempt, longest) for attempt in range(retrier.get("MaxAttempts", 3))))
 
 
 def _expression_problems(path: str, text: str) -> Iterator[str]:

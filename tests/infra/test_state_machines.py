@@ -51,7 +51,10 @@ TASK = {
     "Resource": "arn:aws:states:::lambda:invoke",
     "Arguments": {"FunctionName": "${LockClusterFunctionArn}", "Payload": "{% $states.input %}"},
     "TimeoutSeconds": 30,
-    "Retry": [{"ErrorEquals": ["Lambda.TooManyRequestsException"], "IntervalSeconds": 2, "MaxAttempts": 3}],
+    "Retry": [
+        {"ErrorEquals": ["Lambda.TooManyRequestsException"], "IntervalSeconds": 2, "MaxAttempts": 3},
+        {"ErrorEquals": ["NewerItemError"], "IntervalSeconds": 60, "BackoffRate": 1, "MaxAttempts": 3},
+    ],
     "Catch": [{"ErrorEquals": ["States.ALL"], "Output": "{% $states.errorOutput %}", "Next": "Failed"}],
     "Output": "{% $states.result.Payload %}",
 }
@@ -144,6 +147,11 @@ def test_the_rules_accept_a_good_machine() -> None:
             lambda m: m["States"]["Record"]["Retry"][0].update(ErrorEquals=["States.ALL"]),
             "Record: Retry on States.ALL is too broad",
             id="broad-retry",
+        ),
+        pytest.param(
+            lambda m: m["States"]["Record"]["Retry"][1].update(MaxAttempts=2),
+            "Record: no Retry on NewerItemError waits 180 s",
+            id="impatient-retry",
         ),
         pytest.param(
             lambda m: m["States"]["Record"]["Catch"][0].update(ErrorEquals=["States.Timeout"]),

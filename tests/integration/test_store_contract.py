@@ -276,7 +276,9 @@ FULL: list[Entity] = [
     full_cluster(),
     full_incident(),
     subscription(),
-    RoleClaim(account_id=CUSTOMER, role_name="KeyVigil-Customer", project_id="acme-prod", keys=2),
+    RoleClaim(
+        account_id=CUSTOMER, role_name="KeyVigil-Customer", project_id="acme-prod", keys=2, sharing={"acme-test": 1}
+    ),
     entry(),
     *full_rows(),
 ]
@@ -817,15 +819,6 @@ def test_the_agenda_is_spread_over_its_shards(dynamodb: "DynamoDBClient", dynamo
     lists = {item["agenda_pk"]["S"] for item in dynamodb.scan(TableName=TABLE)["Items"]}
 
     assert lists == {f"due#{shard}" for shard in range(AGENDA_SHARDS)}
-
-
-def test_what_a_newer_version_wrote_is_still_read(dynamodb: "DynamoDBClient", dynamodb_store: DynamoDbStore) -> None:
-    put(dynamodb_store, project())
-    item = raw(dynamodb, "PROJECT#acme-prod", "PROJECT")
-    body = {**json.loads(item["body"]["S"]), "a_field_of_the_future": [1, 2]}
-    dynamodb.put_item(TableName=TABLE, Item={**item, "body": {"S": json.dumps(body)}})
-
-    assert dynamodb_store.project("acme-prod") == project(version=1)
 
 
 def test_a_page_that_goes_on_in_the_next_shard_starts_at_its_beginning(

@@ -15,10 +15,18 @@ from keyvigil.api import app as api_app
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster, IncidentStatus, TimelineEntry
 from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus
-from keyvigil.domain.projects import Protocol, Subscription
+from keyvigil.domain.projects import Project, Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
-from keyvigil.errors import ConflictError
-from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, SweepRecord, ValidationAnswer
+from keyvigil.errors import ConflictError, NewerItemError
+from keyvigil.ports import (
+    OperationAnswer,
+    Put,
+    RegistrationAnswer,
+    RoleAudit,
+    SharedRole,
+    SweepRecord,
+    ValidationAnswer,
+)
 from keyvigil.settings import Settings
 from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.read_fleet import ReadFleet
@@ -158,6 +166,7 @@ FLEET_FIELDS = {
     "brake",
     "canaries",
     "last_sweep",
+    "role_audit",
 }
 PAGE_FIELDS = {"items", "next_token"}
 
@@ -657,7 +666,40 @@ def test_the_fleet_counts_every_status_also_those_that_nothing_has(api: Api) -> 
         "brake": [],
         "canaries": [],
         "last_sweep": {"at": "2026-11-22T03:00:00.000Z", "keys_due": 4, "keys_sent": 4},
+        "role_audit": None,
     }
+
+
+def test_the_fleet_shows_roles_that_projects_share(api: Api) -> None:
+    shared = SharedRole("222222222222", "keyvigil-customer", ("acme-prod", "acme-test"))
+    api.store.record_role_audit(RoleAudit(finished_at=NOW, shared=(shared,)))
+
+    assert api.ask("GET", "/fleet").json["role_audit"] == {
+        "finished_at": "2026-11-22T03:00:00.000Z",
+        "shared": [
+            {
+                "account_id": "222222222222",
+                "role_name": "keyvigil-customer",
+                "project_ids": ["acme-prod", "acme-test"],
+            }
+        ],
+    }
+
+
+def test_what_newer_code_wrote_is_503_and_the_log_names_the_item(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def newer(_project_id: str) -> Project:
+        raise NewerItemError("PROJECT#acme-prod/PROJECT has schema 9 of PROJECT, and this code knows up to 1")
+
+    monkeypatch.setattr(api.store, "project", newer)
+
+    reply = api.ask("PATCH", P, {"name": "Another"})
+
+    assert (reply.status, reply.json["title"]) == (503, "Written by a newer version")
+    assert reply.headers["Retry-After"] == "60"
+    assert "schema" not in reply.json["detail"]
+    assert any("PROJECT#acme-prod" in str(vars(record).get("reason")) for record in caplog.records)
 
 
 def test_what_is_deleted_is_gone(api: Api) -> None:

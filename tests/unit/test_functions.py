@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, override
 
 import pytest
 
@@ -34,8 +34,9 @@ from keyvigil.domain.incidents import (
 )
 from keyvigil.domain.keys import Baseline, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
 from keyvigil.domain.verdicts import Cause
-from keyvigil.errors import NotFoundError
+from keyvigil.errors import NewerItemError, NotFoundError, UnreadableItemsError
 from keyvigil.ports import OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
+from keyvigil.use_cases.audit_roles import AuditRoles
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from keyvigil.use_cases.keep_topics import KeepTopics
 from keyvigil.use_cases.lock_clusters import LockoutPlan
@@ -285,6 +286,22 @@ def test_a_record_that_explodes_and_one_that_hangs_do_not_spoil_the_others(
     assert checked == ["first", "second", "third"]
 
 
+def test_a_key_that_newer_code_wrote_fails_by_itself_and_the_log_says_why(
+    use: Use, caplog: pytest.LogCaptureFixture
+) -> None:
+    def newer() -> None:
+        raise NewerItemError("PROJECT#acme-prod/KEY#newer has schema 9 of KEY, and this code knows up to 1")
+
+    use(check_key=Checks(newer=newer))
+
+    answer = load("check_keys").handler({"Records": [message("newer"), message("other")]}, Context())
+
+    assert failed(answer) == ["newer"]
+    [line] = [line for line in logged(caplog) if line["message"] == "cannot be read"]
+    assert line["key_id"] == "newer"
+    assert "has schema 9 of KEY" in str(line["exc_info"])
+
+
 def test_a_record_is_given_up_before_lambda_gives_up_the_whole_batch() -> None:
     own = template().resources["CheckKeysFunction"]["Properties"].get("Timeout")
     timeout = own or template().content["Globals"]["Function"]["Timeout"]
@@ -517,19 +534,46 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         plan_sweep=PlanSweep(store, queue, FakeClock()),
         reconcile=reconcile,
         keep_topics=KeepTopics(store, topics),
+        audit_roles=AuditRoles(store, FakeClock()),
     )
+    store.put(project(project_id="sharing"), key(project_id="sharing"))
 
     answer = load("plan_sweep").handler({}, Context())
 
-    assert answer == {"claimed": True, "keys_due": 1, "keys_sent": 1}
-    assert [each.key_id for each in queue.messages] == [KEY_ID]
+    assert answer == {"claimed": True, "keys_due": 2, "keys_sent": 2}
+    assert [each.key_id for each in queue.messages] == [KEY_ID, KEY_ID]
     assert reconcile.runs == 1
     assert [line["message"] for line in logged(caplog)] == [
         "topic follows the stack's key",
+        "role counted",
+        "role counted",
+        "role serves several projects",
         "could not be mended",
         "mended",
     ]
-    assert metrics_in(capsys.readouterr().out) == {"KeysDue": 1, "KeysSent": 1, "OutboxRowsResent": 3, "SweepsDone": 1}
+    [shared] = [line for line in logged(caplog) if line["message"] == "role serves several projects"]
+    assert (shared["levelname"], shared["projects"]) == ("ERROR", ("acme-prod", "sharing"))
+    assert metrics_in(capsys.readouterr().out) == {"KeysDue": 2, "KeysSent": 2, "OutboxRowsResent": 3, "SweepsDone": 1}
+
+
+def test_a_sweep_that_met_what_it_cannot_read_does_everything_else_and_fails_for_the_alarm(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = FakeQueue()
+    report = ReconcileReport(errors=[("01K", "NewerItemError: INCIDENT#01K has schema 9")], unreadable=1)
+    use(
+        plan_sweep=PlanSweep(store, queue, FakeClock()),
+        reconcile=lambda: report,
+        keep_topics=KeepTopics(store, FakeTopics()),
+        audit_roles=AuditRoles(store, FakeClock()),
+    )
+
+    with pytest.raises(UnreadableItemsError, match="1 items could not be read"):
+        load("plan_sweep").handler({}, Context())
+
+    assert len(queue.messages) == 1
+    assert metrics_in(capsys.readouterr().out)["SweepsDone"] == 1
+    assert "NewerItemError: INCIDENT#01K has schema 9" in [line.get("reason") for line in logged(caplog)]
 
 
 @nothing_to_count
@@ -588,6 +632,29 @@ def test_new_rows_from_the_stream_are_delivered(use: Use, store: MemoryStore) ->
     assert answer == {"sent": 2, "failed": 0}
     assert set(workflow.started) == {"01J1-lock-1", "01J2-lock-1"}
     assert store.unsent_rows(NOW) == []
+
+
+class UnreadableRow(MemoryStore):
+    @override
+    def outbox_row(self, row_id: str) -> OutboxRow | None:
+        if row_id == "01J1":
+            raise NewerItemError("OUTBOX#01J1/OUTBOX has schema 9")
+        return super().outbox_row(row_id)
+
+
+def test_a_row_that_newer_code_wrote_holds_up_no_other_and_is_an_error_when_the_reconciler_asked_for_it(
+    use: Use, caplog: pytest.LogCaptureFixture
+) -> None:
+    workflow, store = FakeWorkflow(), UnreadableRow()
+    store.put(start("01J1"), start("01J2"))
+    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock()))
+
+    assert load("relay_outbox").handler({"Records": [stream_record("01J1")]}, Context()) == {"sent": 0, "failed": 1}
+    with pytest.raises(UnreadableItemsError, match="1 rows could not be read"):
+        load("relay_outbox").handler({"resend": ["01J1", "01J2"]}, Context())
+
+    assert list(workflow.started) == ["01J2-lock-1"]
+    assert {line["reason"] for line in logged(caplog)} == {"NewerItemError: OUTBOX#01J1/OUTBOX has schema 9"}
 
 
 def test_rows_that_the_reconciler_names_are_delivered_again(use: Use, store: MemoryStore) -> None:

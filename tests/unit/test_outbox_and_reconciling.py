@@ -9,6 +9,7 @@ from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import Incident, IncidentStatus, Mending, WorkflowKind
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import Cause
+from keyvigil.errors import DamagedItemError, NewerItemError
 from keyvigil.use_cases.lock_clusters import FailOverdueLock
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
@@ -320,8 +321,17 @@ def test_an_incident_whose_key_is_not_under_watch_any_more_is_resolved(world: Wo
     assert found.status is IncidentStatus.RESOLVED
 
 
+@pytest.mark.parametrize(
+    ("fault", "unreadable"),
+    [
+        (OSError("item size has exceeded the maximum"), 0),
+        (NewerItemError("PROJECT#acme-prod/INCIDENT#01JA has schema 9"), 1),
+        (DamagedItemError("PROJECT#acme-prod/INCIDENT#01JA has no shape"), 1),
+    ],
+    ids=lambda each: type(each).__name__,
+)
 def test_a_fault_in_one_incident_is_reported_and_the_next_is_mended(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, fault: Exception, unreadable: int
 ) -> None:
     world.store.put(
         incident(incident_id="01JA", status=IncidentStatus.UNLOCKING),
@@ -330,14 +340,14 @@ def test_a_fault_in_one_incident_is_reported_and_the_next_is_mended(
     )
     read = world.store.incident
 
-    def item_too_large(project_id: str, incident_id: str) -> Incident | None:
+    def first_one_fails(project_id: str, incident_id: str) -> Incident | None:
         if incident_id == "01JA":
-            message = "item size has exceeded the maximum"
-            raise OSError(message)
+            raise fault
         return read(project_id, incident_id)
 
-    monkeypatch.setattr(world.store, "incident", item_too_large)
+    monkeypatch.setattr(world.store, "incident", first_one_fails)
     report = world.reconcile()
+    assert report.unreadable == unreadable
     assert [subject for subject, _ in report.errors] == ["01JA"]
     assert [subject for subject, _, _ in report.mended] == ["01JB"]
 

@@ -34,6 +34,18 @@ class DeliveryError(KeyVigilError):
         self.unreachable = unreachable
 
 
+class NewerItemError(KeyVigilError):
+    """Newer code wrote an item, so this code neither reads nor changes it. The message names the item and the code."""
+
+
+class DamagedItemError(KeyVigilError):
+    """A stored item does not have the shape that its schema number stands for. The message says what is wrong."""
+
+
+class UnreadableItemsError(KeyVigilError):
+    """Everything is done but for items that could not be read; the log names each with its reason."""
+
+
 class SettingMissingError(KeyVigilError):
     """An environment variable that the function needs is not set."""
 

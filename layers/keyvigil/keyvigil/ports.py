@@ -59,8 +59,28 @@ class SweepRecord:
     keys_sent: int
 
 
+@dataclass(frozen=True, slots=True)
+class SharedRole:
+    """A customer's role with which the keys of several projects are probed: registered so before that was refused."""
+
+    account_id: str
+    role_name: str
+    project_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoleAudit:
+    """What the last look at every key's role found. Until there is one, keys may use roles that nobody claimed."""
+
+    finished_at: datetime
+    shared: tuple[SharedRole, ...]
+
+
 class Store(Protocol):
-    """The table. Reads are strongly consistent unless said otherwise."""
+    """The table. Reads are strongly consistent unless said otherwise.
+
+    Every read raises NewerItemError if newer code wrote the item, and DamagedItemError if it cannot be read at all.
+    """
 
     def commit(self, writes: Sequence[Write]) -> None:
         """Apply all writes or none, at most 100.
@@ -131,6 +151,12 @@ class Store(Protocol):
 
     def last_sweep(self) -> SweepRecord | None:
         """Read what the last sweep did."""
+
+    def record_role_audit(self, audit: RoleAudit) -> None:
+        """Keep what a finished look at every key's role found."""
+
+    def role_audit(self) -> RoleAudit | None:
+        """Read what the last one found; None if none was ever finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 
     from keyvigil.ports import Clock, Ids, Prober, Store, Topics, Workflow
+    from keyvigil.use_cases.audit_roles import AuditRoles
     from keyvigil.use_cases.check_key import CheckKey
     from keyvigil.use_cases.decide_incident import DecideIncident
     from keyvigil.use_cases.keep_topics import KeepTopics
@@ -123,6 +124,14 @@ def keep_topics() -> "KeepTopics":
 
     # It makes no topics, so it needs neither their prefix nor their tags.
     return KeepTopics(store(), SnsTopics("", {}, settings().optional("KMS_KEY_ARN")))
+
+
+@cache
+def audit_roles() -> "AuditRoles":
+    """See that every key's role is claimed. Made anew by every deployment, and so begun anew."""
+    from keyvigil.use_cases.audit_roles import AuditRoles
+
+    return AuditRoles(store(), clock())
 
 
 @cache

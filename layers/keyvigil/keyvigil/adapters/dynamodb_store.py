@@ -23,19 +23,19 @@ from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
 
 from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
-from keyvigil.adapters.plain_data import from_plain, to_plain
+from keyvigil.adapters.item_schemas import FIRST, newest, upgraded
+from keyvigil.adapters.plain_data import from_stored, to_plain
 from keyvigil.domain.alerts import OutboxRow
 from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key, RoleClaim
 from keyvigil.domain.projects import Project, Subscription
-from keyvigil.errors import ConflictError, RefusedError
-from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord, Write
+from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
+from keyvigil.ports import DueKey, Entity, Page, Put, Remove, RoleAudit, Store, SweepRecord, Write
 
 AGENDA_SHARDS = 8
 """Partitions of each agenda list: a partition of an index takes 1,000 writes a second, and one write is one probe."""
 
-SCHEMA = 1
 KEPT_AFTER_END = timedelta(days=400)
 """How long a resolved incident and its timeline stay: a year's audit looks back a year and a month."""
 
@@ -76,7 +76,7 @@ class Item(Model):
     pk = UnicodeAttribute(hash_key=True)
     sk = UnicodeAttribute(range_key=True)
     kind = UnicodeAttribute()
-    schema = NumberAttribute(default=SCHEMA)
+    schema = NumberAttribute(null=True)
     version = NumberAttribute()
     body = UnicodeAttribute()
     key_id = UnicodeAttribute(null=True)
@@ -138,6 +138,10 @@ _KINDS: dict[type[Any], str] = {
     TimelineEntry: "TIMELINE",
     OutboxRow: "OUTBOX",
 }
+
+
+_NOTES: dict[str, type[Any]] = {"LAST_SWEEP": SweepRecord, "ROLE_AUDIT": RoleAudit}
+"""What is kept about the fleet, by kind. It is no entity: it has no version, and the next one replaces it."""
 
 
 def _milliseconds(moment: datetime) -> int:
@@ -246,6 +250,7 @@ class DynamoDbStore(Store):
             pk=place.pk,
             sk=place.sk,
             kind=_KINDS[type(entity)],
+            schema=newest(_KINDS[type(entity)]),
             version=entity.version + 1,
             body=json.dumps(to_plain(replace(entity, version=0)), separators=(",", ":")),
             key_id=entity.key_id if isinstance(entity, Cluster | Incident) else None,
@@ -420,6 +425,7 @@ class DynamoDbStore(Store):
             pk=f"SWEEP#{minute:%Y-%m-%dT%H:%MZ}",
             sk="SWEEP",
             kind="SWEEP",
+            schema=FIRST,
             version=1,
             body="{}",
             expires_at=int((minute + SWEEPS_KEPT).timestamp()),
@@ -434,19 +440,50 @@ class DynamoDbStore(Store):
 
     @override
     def record_sweep(self, record: SweepRecord) -> None:
-        self._item(pk="FLEET", sk="LAST_SWEEP", kind="LAST_SWEEP", version=1, body=json.dumps(to_plain(record))).save()
+        self._put_note("LAST_SWEEP", record)
 
     @override
     def last_sweep(self) -> SweepRecord | None:
+        return self._note("LAST_SWEEP", SweepRecord)
+
+    @override
+    def record_role_audit(self, audit: RoleAudit) -> None:
+        self._put_note("ROLE_AUDIT", audit)
+
+    @override
+    def role_audit(self) -> RoleAudit | None:
+        return self._note("ROLE_AUDIT", RoleAudit)
+
+    def _put_note(self, kind: str, note: SweepRecord | RoleAudit) -> None:
+        """Write a note about the fleet. The next one replaces it whatever it says, so nothing is compared."""
+        body = json.dumps(to_plain(note), separators=(",", ":"))
+        self._item(pk="FLEET", sk=kind, kind=kind, schema=newest(kind), version=1, body=body).save()
+
+    def _note[T](self, kind: str, note: type[T]) -> T | None:
         try:
-            item = self._item.get("FLEET", "LAST_SWEEP", consistent_read=True)
+            item = self._item.get("FLEET", kind, consistent_read=True)
         except DoesNotExist:
             return None
-        return from_plain(json.loads(item.body), SweepRecord)
+        return _read(item, kind, note)
 
 
 def _entity[T: Entity](item: Item, kind: type[T]) -> T:
-    return replace(from_plain(json.loads(item.body), kind), version=int(item.version))
+    return replace(_read(item, _KINDS[kind], kind), version=int(item.version))
+
+
+def _read[T](item: Item, kind: str, shape: type[T]) -> T:
+    """What is in an item's body, brought up to the newest schema.
+
+    Raises:
+        NewerItemError: newer code wrote it.
+        DamagedItemError: the body is not what its schema number says.
+    """
+    place = f"{item.pk}/{item.sk}"
+    try:
+        return from_stored(upgraded(kind, item.schema, json.loads(item.body), place=place), shape)
+    except ValueError as error:
+        message = f"{place} does not have the shape of schema {item.schema} of {kind}: {error}"
+        raise DamagedItemError(message) from error
 
 
 def _is_race(error: PutError | DeleteError | TransactWriteError) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from cattrs import Converter
+from cattrs import BaseValidationError, Converter, transform_error
 
 
 def rfc3339(moment: datetime) -> str:
@@ -13,8 +13,8 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _make_converter() -> Converter:
-    converter = Converter(omit_if_default=False, forbid_extra_keys=False)
+def _make_converter(*, exact: bool) -> Converter:
+    converter = Converter(omit_if_default=False, forbid_extra_keys=exact)
     converter.register_unstructure_hook(datetime, rfc3339)
     converter.register_structure_hook(datetime, lambda text, _: datetime.fromisoformat(text))
     converter.register_unstructure_hook(bytes, lambda raw: base64.b64encode(raw).decode())
@@ -22,7 +22,8 @@ def _make_converter() -> Converter:
     return converter
 
 
-_converter = _make_converter()
+_converter = _make_converter(exact=False)
+_exact_converter = _make_converter(exact=True)
 
 
 def to_plain(value: Any) -> Any:
@@ -31,5 +32,21 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain[T](data: Mapping[str, Any], kind: type[T]) -> T:
-    """The domain value that `to_plain` made this of. Unknown fields are ignored: a newer version wrote them."""
+    """The domain value that `to_plain` made this of, on its way between functions.
+
+    Unknown fields are ignored: while a stack is updated, a newer function may have sent them.
+    """
     return _converter.structure(data, kind)
+
+
+def from_stored[T](data: Mapping[str, Any], kind: type[T]) -> T:
+    """The domain value that `to_plain` made this of, out of the table. A missing field has its default.
+
+    Raises:
+        ValueError: a field is unknown, is missing and has no default, or holds something else. The message names
+            fields and never what they hold.
+    """
+    try:
+        return _exact_converter.structure(data, kind)
+    except BaseValidationError as error:
+        raise ValueError("; ".join(transform_error(error))) from None

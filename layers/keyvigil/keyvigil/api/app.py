@@ -39,6 +39,7 @@ from keyvigil.errors import (
     CheckerUnavailableError,
     ConflictError,
     DeliveryError,
+    NewerItemError,
     NotFoundError,
     RefusedError,
 )
@@ -185,6 +186,18 @@ def _not_delivered(error: DeliveryError) -> Response[str]:
         "Not passed on yet",
         "The answer was recorded but not passed on; send it again.",
         retry_after_seconds=5,
+    )
+
+
+@app.exception_handler(NewerItemError)
+def _newer(error: NewerItemError) -> Response[str]:
+    logger.error("newer code wrote it", extra={"reason": str(error)})
+    return problem(
+        503,
+        "Written by a newer version",
+        "A newer version of KeyVigil wrote what was asked for, so this one leaves it alone. Nothing was changed. Ask "
+        "again if KeyVigil is being upgraded; if that was undone, its operator must deploy the newer version again.",
+        retry_after_seconds=60,
     )
 
 

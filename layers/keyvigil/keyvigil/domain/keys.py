@@ -145,6 +145,8 @@ class Key:
 class RoleClaim:
     """A customer's role serves one project. `keys` counts the project's keys that are probed with it.
 
+    `sharing` counts those of other projects, which had registered them before that was refused.
+
     IAM does not tell role names apart by case, and a name is unique in its account whatever its path:
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html#reference_iam-quotas-names
     """
@@ -153,6 +155,7 @@ class RoleClaim:
     role_name: str
     project_id: str
     keys: int
+    sharing: Mapping[str, int] = field(default_factory=dict)
     version: int = 0
 
 

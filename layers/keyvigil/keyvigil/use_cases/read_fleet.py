@@ -7,7 +7,7 @@ from functools import partial
 
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.keys import KeyStatus, is_stale
-from keyvigil.ports import Clock, Page, Store, SweepRecord
+from keyvigil.ports import Clock, Page, RoleAudit, Store, SweepRecord
 
 _PAGE = 200
 
@@ -22,6 +22,7 @@ class Fleet:
     clusters: dict[ClusterStatus, int]
     open_incidents: int
     last_sweep: SweepRecord | None
+    role_audit: RoleAudit | None
 
 
 def every[T](read_page: Callable[[int, str | None], Page[T]]) -> Iterator[T]:
@@ -64,4 +65,5 @@ class ReadFleet:
             clusters=dict(clusters),
             open_incidents=len(self._store.open_incidents()),
             last_sweep=self._store.last_sweep(),
+            role_audit=self._store.role_audit(),
         )

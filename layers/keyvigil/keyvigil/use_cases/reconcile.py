@@ -13,6 +13,7 @@ from keyvigil.domain.incidents import (
     decide_mending,
     newest_executions,
 )
+from keyvigil.errors import DamagedItemError, NewerItemError
 from keyvigil.ports import Clock, ExecutionState, Ids, OutboxRelay, Put, Store, Workflow
 from keyvigil.use_cases.lock_clusters import FailOverdueLock
 from keyvigil.use_cases.settle_lockout import SettleLockout
@@ -29,12 +30,13 @@ not answer, every further one would start beside the first when it does again.""
 
 @dataclass(kw_only=True)
 class ReconcileReport:
-    """What was found and mended, and what could not be."""
+    """What was found and mended, and what could not be. `unreadable` counts the errors that no later sweep mends."""
 
     rows_resent: int = 0
     overdue_failed: int = 0
     mended: list[tuple[str, Mending, str]] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: int = 0
 
 
 class Reconcile:
@@ -87,6 +89,7 @@ class Reconcile:
             return mend(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  whatever it is, the next one must have its turn
             report.errors.append((subject, f"{type(error).__name__}: {error}"))
+            report.unreadable += isinstance(error, NewerItemError | DamagedItemError)
             return None
 
     def _mend(self, project_id: str, incident_id: str, report: ReconcileReport) -> None:

@@ -31,6 +31,7 @@ from keyvigil.domain.projects import (
     Protocol,
     Subscription,
 )
+from keyvigil.domain.role_claims import counted, released, role_of
 from keyvigil.domain.verdicts import Cause, Outcome, Verdict
 from keyvigil.errors import (
     AlreadyExistsError,
@@ -53,6 +54,7 @@ from keyvigil.ports import (
     ValidationAnswer,
     Write,
 )
+from keyvigil.use_cases.audit_roles import PROJECTS_A_REQUEST, AuditRoles
 from keyvigil.use_cases.retrying import until_committed
 
 ARN_FORMAT = "arn:aws:kms:REGION:ACCOUNT_ID:key/KEY_ID"
@@ -265,6 +267,7 @@ class Keys:
         self._checker = checker
         self._clock = clock
         self._own_account = own_account
+        self._audit = AuditRoles(store, clock, at_once=PROJECTS_A_REQUEST)
 
     def get(self, project_id: str, key_id: str) -> Key:
         """Read a key.
@@ -297,7 +300,7 @@ class Keys:
         if resolved is None or resolved.kms_key_id is None:
             message = f"check_keys answered with {answer.key_arn}, which is no key ARN"
             raise CheckerUnavailableError(message)
-        self._check_role(project_id, resolved, wanted.role_arn)
+        self._check_role(resolved, wanted.role_arn)
         health = Health(healthy_streak=1, counted_at=verdict.probed_at)
         now = self._clock.now()
         key = Key(
@@ -348,7 +351,9 @@ class Keys:
         wanted = KeyRequest(key_arn=key.key_arn, role_arn=role_arn or key.role_arn, use=use or key.use)
         if (wanted.role_arn, wanted.use) == (key.role_arn, key.use):
             return key
-        self._check_request(project_id, wanted)
+        # A role that stays was agreed on before; it may be one that projects share from of old.
+        stays = role_name(wanted.role_arn).lower() == role_name(key.role_arn).lower()
+        self._check_request(project_id, wanted, claimed=stays)
         self._probe(project, wanted, key.baseline)
 
         def store() -> Key:
@@ -404,8 +409,8 @@ class Keys:
                 in_the_way=(f"incident {incident.incident_id}",),
             )
 
-    def _check_request(self, project_id: str, wanted: KeyRequest) -> KmsArn:
-        """Refuse what can be refused before AWS is asked."""
+    def _check_request(self, project_id: str, wanted: KeyRequest, *, claimed: bool = False) -> KmsArn:
+        """Refuse what can be refused before AWS is asked. A role that is `claimed` need not be free."""
         parsed = parse_kms_arn(wanted.key_arn)
         if parsed is None:
             raise RefusedError(
@@ -413,10 +418,12 @@ class Keys:
                 "Invalid KMS key ARN format",
                 f"`key_arn` must look like {ARN_FORMAT}, or {ARN_FORMAT.rsplit('key/', 1)[0]}alias/NAME.",
             )
-        self._check_role(project_id, parsed, wanted.role_arn)
+        self._check_role(parsed, wanted.role_arn)
+        if not claimed:
+            self._check_claim(project_id, wanted.role_arn)
         return parsed
 
-    def _check_role(self, project_id: str, key_arn: KmsArn, role_arn: str) -> None:
+    def _check_role(self, key_arn: KmsArn, role_arn: str) -> None:
         """Refuse a role that would let a tenant act as somebody else (the confused deputy).
 
         Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/confused-deputy.html
@@ -442,7 +449,19 @@ class Keys:
                 "In the account that KeyVigil runs in, only a role whose name begins with `keyvigil-customer-` can "
                 "be registered.",
             )
-        self._refuse_foreign_claim(project_id, self._store.role_claim(account, role_name(role_arn)))
+
+    def _check_claim(self, project_id: str, role_arn: str) -> None:
+        """Refuse a role that serves another project, or of which that is not known yet."""
+        account, name = role_account(role_arn) or "", role_name(role_arn)
+        claim = self._store.role_claim(account, name)
+        if claim is None and not self._audit.finished():
+            raise RefusedError(
+                503,
+                "Roles are being counted",
+                "KeyVigil was upgraded and is finding out which roles its keys use. Nothing was stored; ask again.",
+                retry_after_seconds=60,
+            )
+        self._refuse_foreign_claim(project_id, claim or self._store.role_claim(account, name))
 
     @staticmethod
     def _refuse_foreign_claim(project_id: str, claim: RoleClaim | None) -> None:
@@ -457,23 +476,22 @@ class Keys:
 
     def _claim(self, key: Key) -> Write:
         """The role's claim with one key more."""
-        claim = self._store.role_claim(key.account_id, role_name(key.role_arn))
+        claim = self._store.role_claim(*role_of(key))
         self._refuse_foreign_claim(key.project_id, claim)
         if claim is not None:
             return Put(replace(claim, keys=claim.keys + 1))
-        return Put(
-            RoleClaim(account_id=key.account_id, role_name=role_name(key.role_arn), project_id=key.project_id, keys=1)
-        )
+        return Put(counted(None, [key]))
 
     def _release(self, key: Key) -> list[Write]:
         """The role's claim with one key less; the last one takes the claim with it."""
-        claim = self._store.role_claim(key.account_id, role_name(key.role_arn))
-        if claim is None or claim.project_id != key.project_id:
+        claim = self._store.role_claim(*role_of(key))
+        after = released(claim, key.project_id) if claim is not None else None
+        if claim is None or after == claim:
             return []
-        return [Put(replace(claim, keys=claim.keys - 1)) if claim.keys > 1 else Remove(claim)]
+        return [Put(after) if after is not None else Remove(claim)]
 
     def _move_claim(self, before: Key, after: Key) -> list[Write]:
-        if role_name(before.role_arn).lower() == role_name(after.role_arn).lower():
+        if role_of(before) == role_of(after):
             return []
         return [*self._release(before), self._claim(after)]
 

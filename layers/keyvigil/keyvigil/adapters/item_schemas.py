@@ -1,0 +1,93 @@
+"""The shapes of stored bodies, by number. An older one becomes the newest when it is read; a newer one is refused.
+
+A kind's newest number is one more than it has steps, so a new shape is a new step and nothing else. `make schemas`
+keeps the shapes themselves, and a test holds the entities against them. Why: docs/decisions/0008-schema-numbers.md.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keyvigil.errors import DamagedItemError, NewerItemError
+
+type Body = Mapping[str, Any]
+"""A stored body: JSON data as `plain_data.to_plain` made it."""
+
+type Step = Callable[[Body], Body]
+"""Makes a body of one number into the next. Pure, and it names every field that it adds or takes away."""
+
+FIRST = 1
+"""The number of what was written before numbers were looked at, and of an item without one."""
+
+
+def _with_executions_counted_and_told(incident: Body) -> Body:
+    """INCIDENT 1 to 2: the first versions counted no executions, and did not keep that an alert is firing.
+
+    Uncounted, the next execution would get the name of the first, which has ended, and never start. Not told,
+    nobody would resolve `cluster.locked`. Number 1 was written with and without these fields; those that are there
+    are right.
+    """
+    executions = [str(name).rsplit("-", 2)[1] for name in incident.get("executions", ())]
+    locked = incident["status"] in {"LOCKED", "PARTLY_LOCKED", "UNLOCKING"}
+    told = locked and bool(incident.get("clusters"))
+    return {
+        "lockouts": executions.count("lock"),
+        "recoveries": executions.count("unlock"),
+        "clusters_told": told,
+        **incident,
+    }
+
+
+def _shared_with_nobody(claim: Body) -> Body:
+    """ROLE 1 to 2: who wrote number 1 let no second project have the role."""
+    return {**claim, "sharing": {}}
+
+
+STEPS: Mapping[str, tuple[Step, ...]] = {
+    "PROJECT": (),
+    "KEY": (),
+    "ROLE": (_shared_with_nobody,),
+    "CLUSTER": (),
+    "INCIDENT": (_with_executions_counted_and_told,),
+    "SUBSCRIPTION": (),
+    "TIMELINE": (),
+    "OUTBOX": (),
+    "LAST_SWEEP": (),
+    "ROLE_AUDIT": (),
+}
+"""For each kind the steps from number 1 to 2, from 2 to 3, and so on."""
+
+
+def newest(kind: str) -> int:
+    """The number that this code writes."""
+    return FIRST + len(STEPS[kind])
+
+
+def upgraded(kind: str, number: float | None, stored: Any, *, place: str) -> Body:
+    """A body as the newest number has it, from whatever JSON was stored. `place` names the item in errors.
+
+    Raises:
+        NewerItemError: newer code wrote it.
+        DamagedItemError: it has a number that was never given, or does not have that number's fields.
+    """
+    number = FIRST if number is None else number
+    if number > newest(kind):
+        message = (
+            f"{place} has schema {number:g} of {kind}, and this code knows up to {newest(kind)}: newer code wrote it. "
+            "It is not read and not changed. If an upgrade is under way this passes; if it was rolled back, deploy "
+            "the newer code again (docs/deploy.md, Upgrade)"
+        )
+        raise NewerItemError(message)
+    if number < FIRST or number != int(number):
+        message = f"{place} has schema {number:g} of {kind}, which was never given to any"
+        raise DamagedItemError(message)
+    if not isinstance(stored, dict):
+        message = f"{place} has a body that is no JSON object"
+        raise DamagedItemError(message)
+    body: Body = stored
+    for step in STEPS[kind][int(number) - FIRST :]:
+        try:
+            body = step(body)
+        except (IndexError, KeyError, TypeError) as error:
+            message = f"{place} does not have the fields of schema {number:g} of {kind}: {error!r}"
+            raise DamagedItemError(message) from error
+    return body
