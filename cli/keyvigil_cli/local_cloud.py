@@ -127,7 +127,7 @@ class LocalCloud:
         self._report: Progress = on_progress or (lambda _words: None)
         self._extra_environ = dict(extra_environ or {})
         self._home = checkout.root / ".local-cloud"
-        self._builds = self._home / "build"
+        self._builds = {checkout: self._home / "build"}
         self._process: OwnedProcess | None = None
         self._port = 0
         self._kept = False
@@ -325,7 +325,8 @@ class LocalCloud:
             for entry in self.directory.iterdir():
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
-            shutil.rmtree(self._builds / str(self._port), ignore_errors=True)
+            for builds in self._builds.values():
+                shutil.rmtree(builds / str(self._port), ignore_errors=True)
 
     def _forget_old_runs(self) -> None:
         runs = sorted(
@@ -367,18 +368,19 @@ class LocalCloud:
         """Return a client of the deployed API, as the operator unless ``credentials`` are given."""
         return ApiClient(outputs.api_url, REGION, credentials or root_credentials(OPERATOR_ACCOUNT))
 
-    def deploy(self, parameters: Mapping[str, str] | None = None) -> StackOutputs:
+    def deploy(self, parameters: Mapping[str, str] | None = None, *, checkout: Checkout | None = None) -> StackOutputs:
         """Build the checkout's stack and deploy it into the operator's account, as one would to AWS.
 
-        Deploying again updates the stack.
+        Deploying again updates the stack. ``checkout`` names another one than this cloud's, an older release's say.
 
         Raises:
             DeploymentFailedError: building or deploying failed; with the tail of the log.
         """
         self._running()
+        checkout = checkout or self._checkout
         sam = SamDeployment(
-            self._checkout,
-            builds=self._builds,
+            checkout,
+            builds=self._builds.setdefault(checkout, checkout.root / ".local-cloud" / "build"),
             name=str(self._port),
             logs=self.directory,
             aws_environ={
