@@ -47,7 +47,7 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     metrics.add_metric(name="OutboxRowsResent", unit=MetricUnit.Count, value=report.rows_resent)
     metrics.add_metric(name="SweepsDone", unit=MetricUnit.Count, value=1)
     if report.unreadable:
-        # Everything else is done, and a second try finds the minute taken: this is for the alarm on errors.
+        # Everything else is done, and a second try would find the minute taken: this is for the alarm on errors.
         message = f"{report.unreadable} items could not be read, so nothing is mended there; the log names them"
         raise UnreadableItemsError(message)
     return {"claimed": True, "keys_due": sweep.keys_due, "keys_sent": sweep.keys_sent}
