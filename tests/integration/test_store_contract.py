@@ -18,6 +18,7 @@ from moto import mock_aws
 from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseClientError
 
 from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
+from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import (
@@ -233,6 +234,12 @@ def full_incident() -> Incident:
         decision=PersonsDecision(
             decision=Decision.HOLD, reason="planned", by="arn:aws:iam::111111111111:user/op", at=NOW
         ),
+        actor=Actor(
+            arn=f"arn:aws:iam::{CUSTOMER}:user/admin",
+            event_name="DisableKey",
+            source_ip="192.0.2.1",
+            event_time=EARLIER,
+        ),
     )
 
 
@@ -258,7 +265,7 @@ def full_rows() -> list[OutboxRow]:
     )
     sent = {"delivered": (Target.TOPIC, Target.BUS), "sent_at": LATER}
     return [
-        start_row("01JALERT", alert=alert, workflow_start=None, **sent),
+        start_row("01JALERT", alert=alert, workflow_start=None, for_operator=True, **sent),
         start_row("01JLOCK", lock_request=request, workflow_start=None, **sent),
         start_row("01JSTART", **sent),
     ]

@@ -647,7 +647,7 @@ def test_a_row_that_newer_code_wrote_holds_up_no_other_and_is_an_error_when_the_
 ) -> None:
     workflow, store = FakeWorkflow(), UnreadableRow()
     store.put(start("01J1"), start("01J2"))
-    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock()))
+    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock(), operator_topic_arn="arn:operator"))
 
     assert load("relay_outbox").handler({"Records": [stream_record("01J1")]}, Context()) == {"sent": 0, "failed": 1}
     with pytest.raises(UnreadableItemsError, match="1 rows could not be read"):

@@ -24,7 +24,7 @@ def _with_executions_counted_and_told(incident: Body) -> Body:
 
     Uncounted, the next execution would get the name of the first, which has ended, and never start. Not told,
     nobody would resolve `cluster.locked`. Number 1 was written with and without these fields; those that are there
-    are right.
+    are right. Who did it, and what a person decided, was not known then.
     """
     executions = [str(name).rsplit("-", 2)[1] for name in incident.get("executions", ())]
     locked = incident["status"] in {"LOCKED", "PARTLY_LOCKED", "UNLOCKING"}
@@ -33,6 +33,9 @@ def _with_executions_counted_and_told(incident: Body) -> Body:
         "lockouts": executions.count("lock"),
         "recoveries": executions.count("unlock"),
         "clusters_told": told,
+        "lock_failure_told_at": None,
+        "decision": None,
+        "actor": None,
         **incident,
     }
 
