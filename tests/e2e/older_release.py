@@ -34,7 +34,7 @@ def older_release(checkout: Checkout, commit: str = OLDEST) -> Checkout:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(folder, filter="data")
         for tools in (".tools", ".venv"):
-            (folder / tools).symlink_to(checkout.root / tools)
+            (folder / tools).symlink_to(Path("../../..") / tools)
         try:
             folder.rename(place)
         except OSError:  # another run was faster

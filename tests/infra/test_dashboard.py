@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.infra.dashboard_rules import dashboard_problems
-from tests.infra.source_template import Template
+from tests.infra.dashboard_rules import dashboard_metrics, dashboard_problems
+from tests.infra.source_template import ROOT, Template
 
 type Widget = dict[str, Any]
 
@@ -26,6 +26,16 @@ def test_the_body_is_json_once_cloudformation_has_filled_it_in(full_template: Te
 
 def test_the_output_names_it(full_template: Template) -> None:
     assert full_template["Outputs"]["DashboardName"]["Value"] == {"Ref": "Dashboard"}
+
+
+def test_the_readme_counts_what_costs(full_template: Template) -> None:
+    """Every metric that is published is on the dashboard: tests/unit/test_metrics.py."""
+    alarms = [each for each in full_template["Resources"].values() if each["Type"] == "AWS::CloudWatch::Alarm"]
+    shown = dashboard_metrics(full_template["Resources"]["Dashboard"]["Properties"]["DashboardBody"])
+    own = {each for each in shown if each.namespace.startswith("KeyVigil/")}
+    _, _, section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Cost")
+    assert f" {len(alarms)} alarms " in section
+    assert f" {len(own)} metrics " in section
 
 
 def _change(template: Template, change: Callable[[list[Widget]], object]) -> Template:

@@ -1,7 +1,7 @@
 """Roles that keys use without a claim are claimed, by one project or by those that share them, and by nobody else."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import override
 
 import pytest
@@ -253,6 +253,60 @@ def test_a_key_that_is_deleted_while_it_is_counted_leaves_no_claim(world: World)
     world.audit()
 
     assert world.claim() is None
+
+
+class Interrupted(MemoryStore):
+    """Lets a test do something before one of the reads: the first is 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: dict[int, Callable[[], None]] = {}
+        self.reads = 0
+
+    def _read(self) -> None:
+        self.reads += 1
+        self.meanwhile.pop(self.reads, lambda: None)()
+
+    @override
+    def keys(self, project_id: str, limit: int, token: str | None) -> Page[Key]:
+        self._read()
+        return super().keys(project_id, limit, token)
+
+    @override
+    def role_claim(self, account_id: str, role_name: str) -> RoleClaim | None:
+        self._read()
+        return super().role_claim(account_id, role_name)
+
+
+@pytest.mark.parametrize("before_read", [1, 2, 3])
+@pytest.mark.parametrize("what", ["registers", "deletes", "changes"])
+def test_whenever_something_happens_while_keys_are_counted_the_count_is_right(before_read: int, what: str) -> None:
+    world = World()
+    store = world.store = Interrupted()
+    world.keys, world.audit = world.new_sandbox(), AuditRoles(store, world.clock)
+    first, _ = world.old_key("acme", 1), world.old_key("acme", 2)
+    store.record_role_audit(RoleAudit(finished_at=NOW, shared=()))
+    world.checker.answer = answer()
+    happens: dict[str, Callable[[], object]] = {
+        "registers": lambda: world.register("acme"),
+        "deletes": lambda: world.keys.delete("acme", first.key_id),
+        "changes": lambda: world.keys.update("acme", first.key_id, role_arn=OTHER_ROLE_ARN),
+    }
+
+    def meanwhile() -> None:
+        store.meanwhile.clear()
+        happens[what]()
+
+    store.meanwhile[before_read] = meanwhile
+    world.audit()
+
+    assert store.meanwhile == {}, "there was no such read"
+    used = Counter(role_of(each) for each in store.all(Key))
+    assert {role_of_claim(claim): claim.keys for claim in store.all(RoleClaim)} == used
+
+
+def role_of_claim(claim: RoleClaim) -> tuple[str, str]:
+    return claim.account_id, claim.role_name.lower()
 
 
 def test_two_sandboxes_that_count_at_once_agree(world: World) -> None:

@@ -1,7 +1,7 @@
 """See that every key's role is claimed by its project. The first versions registered keys without claiming roles."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from keyvigil.domain.keys import Key, RoleClaim
@@ -94,33 +94,27 @@ class AuditRoles:
         return self._ever_finished
 
     def _look_at(self, project_id: str, step: AuditStep) -> None:
-        keys = tuple(self._keys(project_id))
-        for role in dict.fromkeys(map(role_of, keys)):
-            claim = self._store.role_claim(*role)
-            if counted(claim, _with(role, keys)) != claim:
-                claim = until_committed(self._claim, project_id, role)
+        for role in dict.fromkeys(map(role_of, self._keys(project_id))):
+            claim, mended = until_committed(self._count, project_id, role)
+            if mended:
                 step.claimed.append((*role, project_id))
             if claim is not None and claim.sharing:
                 project_ids = (claim.project_id, *sorted(claim.sharing))
                 self._shared[role] = SharedRole(claim.account_id, claim.role_name, project_ids)
 
-    def _claim(self, project_id: str, role: Role) -> RoleClaim | None:
-        """Write the claim, in one transaction with all of the project's keys that it counts.
+    def _count(self, project_id: str, role: Role) -> tuple[RoleClaim | None, bool]:
+        """Count a project's keys with a role; write the claim if it was wrong, in one transaction with those keys.
 
         The claim is read before the keys: a key that comes to the role in between changes the claim, and one that
         leaves it changes itself, so that either makes this write fail.
         """
         claim = self._store.role_claim(*role)
-        mine = _with(role, self._keys(project_id))
+        mine = [key for key in self._keys(project_id) if role_of(key) == role]
         mended = counted(claim, mine) if mine else claim
         if mended is None or mended == claim:
-            return claim
+            return claim, False
         self._store.commit([Put(mended), *(Put(key) for key in mine)])
-        return replace(mended, version=mended.version + 1)
+        return mended, True
 
     def _keys(self, project_id: str) -> Iterable[Key]:
         return every(partial(self._store.keys, project_id))
-
-
-def _with(role: Role, keys: Iterable[Key]) -> list[Key]:
-    return [key for key in keys if role_of(key) == role]
