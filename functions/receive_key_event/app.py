@@ -13,7 +13,7 @@ from keyvigil import wiring
 from keyvigil.adapters.cloudtrail_records import Ignored, from_eventbridge
 
 logger = Logger(service="receive_key_event")
-metrics = Metrics(namespace="KeyVigil", service="receive_key_event")
+metrics = Metrics(service="receive_key_event")
 
 
 @logger.inject_lambda_context(clear_state=True)

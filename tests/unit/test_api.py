@@ -1059,7 +1059,7 @@ def test_what_is_in_the_way_of_a_deletion_is_listed_to_a_bounded_length(api: Api
 
     listed = api.ask("DELETE", P).json["in_the_way"]
 
-    assert len(listed) == 1 + IN_THE_WAY_SHOWN
+    assert len(listed) == len(["the key"]) + IN_THE_WAY_SHOWN + len(["the backup"])
 
 
 def test_a_thousand_wrong_fields_are_not_sent_back_a_thousand_times(api: Api) -> None:

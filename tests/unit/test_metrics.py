@@ -8,13 +8,19 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from keyvigil.domain.canaries import STACKS_OWN
+from keyvigil.use_cases.audit_roles import AuditRoles
+from keyvigil.use_cases.check_canary import CanaryResult
 from keyvigil.use_cases.check_key import CheckResult
+from keyvigil.use_cases.keep_pointers import KeepPointers
 from keyvigil.use_cases.keep_topics import KeptTopics
+from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
 from keyvigil.use_cases.plan_sweep import SweepResult
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayResult
-from tests.examples import KEY_ID, key
-from tests.fakes import MemoryStore
+from keyvigil.use_cases.tell_stale import TellStale
+from tests.examples import KEY_ID, canary, key
+from tests.fakes import CountingIds, FakeClock, FakeQueue, MemoryStore
 from tests.infra.dashboard_rules import dashboard_metrics
 from tests.infra.source_template import SourceTemplate, Template
 from tests.unit.conftest import NAMESPACE
@@ -62,6 +68,10 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
         plan_sweep=Recorder(SweepResult(claimed=True, keys_due=0, keys_sent=0)),
         reconcile=ReconcileReport,
         keep_topics=KeptTopics,
+        audit_roles=AuditRoles(store, FakeClock()),
+        plan_actor_searches=PlanActorSearches(store, FakeQueue(), FakeClock()),
+        keep_pointers=KeepPointers(store),
+        tell_stale=TellStale(store, FakeClock(), CountingIds()),
         heartbeat=None,
         check_key=Recorder(CheckResult(key=key(), probed=True, confirmed=False)),
         relay_outbox=Recorder(RelayResult(sent=0, failures=())),
@@ -74,8 +84,12 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
 
 
 @pytest.fixture
-def busy(idle: dict[Metric, list[float]], capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[float]]:
-    """The same, and a probe."""
+def busy(use: Use, idle: dict[Metric, list[float]], capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[float]]:
+    """The same, and a probe of a key and of a canary."""
+    use(check_canary=Recorder(CanaryResult(canary=canary(), probed=True)))
+    of_canary = message(STACKS_OWN)
+    of_canary["body"] = json.dumps({**json.loads(of_canary["body"]), "canary": True})
+    load("check_keys").handler({"Records": [of_canary]}, Context())
     load("check_keys").handler({"Records": [message(KEY_ID)]}, Context())
     return idle | published(capsys.readouterr().out)
 

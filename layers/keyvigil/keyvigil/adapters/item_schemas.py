@@ -50,6 +50,36 @@ def _with_no_secret_to_read(key: Body) -> Body:
     return {"rebaselines": [], "probe_secret_arn": None, **key}
 
 
+def _with_nothing_told_of_dangers(key: Body) -> Body:
+    """KEY 2 to 3: no backups, nothing told of dangers, staleness or UNKNOWN, no openings counted, no closer look yet."""
+    unseen = {"primary_region": None, "key_state": None, "closer": None, "custom_key_store_id": None}
+    return {
+        "backups": {},
+        "told": {},
+        "unknown_told": False,
+        "incidents_opened": [],
+        **key,
+        "facts": {**unseen, **key["facts"]},
+    }
+
+
+def _with_account_unknown(incident: Body) -> Body:
+    """INCIDENT 3 to 4: the account is not known, which the brake counts as its project's; nothing was flapping."""
+    decision = incident.get("decision")
+    return {
+        "last_healthy_at": None,
+        "account_id": "",
+        "flapping": False,
+        **incident,
+        "decision": {"held_for": None, **decision} if decision else None,
+    }
+
+
+def _with_more_types(row: Body) -> Body:
+    """OUTBOX 2 to 3: there are more types of alerts now, which older code could not read."""
+    return row
+
+
 def _with_dead_letters_unknown(subscription: Body) -> Body:
     """SUBSCRIPTION 1 to 2: not known to have dead letters, so that a sweep brings it under them.
 
@@ -70,13 +100,13 @@ def _shared_with_nobody(claim: Body) -> Body:
 
 STEPS: Mapping[str, tuple[Step, ...]] = {
     "PROJECT": (),
-    "KEY": (_with_no_secret_to_read,),
+    "KEY": (_with_no_secret_to_read, _with_nothing_told_of_dangers),
     "ROLE": (_shared_with_nobody,),
     "CLUSTER": (),
-    "INCIDENT": (_with_executions_counted_and_told, _with_nobody_named),
+    "INCIDENT": (_with_executions_counted_and_told, _with_nobody_named, _with_account_unknown),
     "SUBSCRIPTION": (_with_dead_letters_unknown,),
     "TIMELINE": (),
-    "OUTBOX": (_for_a_project,),
+    "OUTBOX": (_for_a_project, _with_more_types),
     "LAST_SWEEP": (),
     "ROLE_AUDIT": (),
     "BACKUP": (),

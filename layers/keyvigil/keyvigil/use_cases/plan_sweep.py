@@ -39,13 +39,13 @@ class PlanSweep:
         minute = now.replace(second=0, microsecond=0)
         if not self._store.claim_sweep(minute):
             return SweepResult(claimed=False, keys_due=0, keys_sent=0)
-        # First, so that a fault of our own is known to most of the keys' probes.
         canaries = {STACKS_OWN, *(each.canary_id for each in self._store.canaries())}
-        self._queue.send([CheckMessage(CANARY_PROJECT, each, now, canary=True) for each in sorted(canaries)])
         due = self._store.due_keys(now)
         messages = [CheckMessage(each.project_id, each.key_id, each.due_at) for each in due[:KEYS_A_SWEEP]]
         sent, trouble = 0, None
         try:
+            # First, so that a fault of our own is known to most of the keys' probes.
+            self._queue.send([CheckMessage(CANARY_PROJECT, each, now, canary=True) for each in sorted(canaries)])
             sent = self._queue.send(messages)
         except DeliveryError as error:  # what is broken elsewhere must be mended all the same
             trouble = str(error)
