@@ -17,6 +17,7 @@ KEY_ARN = f"arn:aws:kms:us-west-2:{CUSTOMER}:key/{KMS_KEY}"
 KEY_ID = f"us-west-2.{KMS_KEY}"
 ROLE_ARN = f"arn:aws:iam::{CUSTOMER}:role/keyvigil-customer"
 EXTERNAL_ID = "external-1"
+MONITOR_ROLE_ARN = "arn:aws:iam::111111111111:role/keyvigil-monitor"
 
 
 def project(**fields: Any) -> Project:

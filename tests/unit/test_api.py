@@ -16,7 +16,7 @@ from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster, IncidentStatus, TimelineEntry
 from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus
 from keyvigil.domain.projects import Protocol, Subscription
-from keyvigil.domain.verdicts import Cause
+from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
 from keyvigil.errors import ConflictError
 from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, SweepRecord, ValidationAnswer
 from keyvigil.settings import Settings
@@ -30,6 +30,7 @@ from tests.examples import (
     KEY_ARN,
     KEY_ID,
     KMS_KEY,
+    MONITOR_ROLE_ARN,
     NOW,
     ROLE_ARN,
     cluster,
@@ -104,6 +105,7 @@ VERDICT_FIELDS = {
     "latency_ms",
     "probed_at",
     "findings",  # not in the contract, which lets us add
+    "permission",  # nor this
 }
 CLUSTER_FIELDS = {
     "cluster_id",
@@ -259,7 +261,9 @@ class Api:
             "clock": self.clock,
             "workflow": self.workflow,
             "projects": Projects(self.store, self.topics, self.clock, self.ids),
-            "keys": Keys(self.store, self.checker, self.clock, own_account="111111111111"),
+            "keys": Keys(
+                self.store, self.checker, self.clock, own_account="111111111111", monitor_role_arn=MONITOR_ROLE_ARN
+            ),
             "clusters": Clusters(self.store, self.clock),
             "subscriptions": Subscriptions(self.store, self.topics, self.clock, self.ids),
             "record_lock_result": RecordLockResult(
@@ -566,7 +570,7 @@ def test_a_verdict_is_shown_with_its_remediation(api: Api) -> None:
 
     assert (shown["outcome"], shown["cause"], shown["operation"]) == ("UNHEALTHY", "KEY_DISABLED", "Encrypt")
     assert shown["aws_error_code"] == "DisabledException"
-    assert shown["remediation"] == {"summary": "Mend it.", "commands": ["aws kms enable-key"]}
+    assert shown["remediation"] == {"summary": "Mend it.", "commands": ["aws kms enable-key"], "statement": None}
     assert (shown["latency_ms"], shown["probed_at"]) == (41, "2026-11-22T03:00:00.000Z")
 
 
@@ -1219,6 +1223,37 @@ def test_a_rebaseline_names_its_caller(api: Api) -> None:
 
     [made] = reply.json["rebaselines"]
     assert made == {"at": "2026-11-22T03:00:00.000Z", "by": CALLER, "reason": "It was damaged."}
+
+
+def test_a_verdict_names_the_missing_permission_and_who_refused_it(api: Api) -> None:
+    refused_by = Refusal(policy=PolicyKind.RESOURCE, explicit=True)
+    permission = Permission(action="kms:Decrypt", resource=KEY_ARN, refused_by=refused_by)
+    api.store.put(key(verdict=verdict(Cause.ACCESS_DENIED, permission=permission)))
+
+    shown = api.ask("GET", f"{P}/keys/{KEY_ID}").json["verdict"]
+
+    assert shown["permission"] == {
+        "action": "kms:Decrypt",
+        "resource": KEY_ARN,
+        "refused_by": {"policy": "resource-based policy", "explicit": True},
+    }
+
+
+def test_a_healthy_key_s_findings_are_shown_with_what_mends_them(api: Api) -> None:
+    remediation = Remediation(summary="Allow it.", commands=("aws iam put-role-policy",), statement="{}")
+    finding = Finding(code="DESCRIBE_KEY_DENIED", message="It may not be described.", remediation=remediation)
+    api.store.put(key(verdict=verdict(findings=(finding,))))
+
+    shown = api.ask("GET", f"{P}/keys/{KEY_ID}").json["verdict"]
+
+    assert (shown["outcome"], shown["cause"]) == ("HEALTHY", None)
+    assert shown["findings"] == [
+        {
+            "code": "DESCRIBE_KEY_DENIED",
+            "message": "It may not be described.",
+            "remediation": {"summary": "Allow it.", "commands": ["aws iam put-role-policy"], "statement": "{}"},
+        }
+    ]
 
 
 def test_a_validation_shows_every_operation(api: Api) -> None:

@@ -24,7 +24,7 @@ from keyvigil.adapters.kms_prober import (
 from keyvigil.domain.keys import Baseline, Key, KeyUse, Registration, probe_context
 from keyvigil.domain.verdicts import Cause, Outcome
 from keyvigil.ports import RegistrationAnswer, ValidationAnswer
-from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, NOW, ROLE_ARN, key
+from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, MONITOR_ROLE_ARN, NOW, ROLE_ARN, key
 from tests.fakes import FakeClock, changed
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def regions(monkeypatch: pytest.MonkeyPatch, clients: "tuple[KMSClient, STSClien
 
 @pytest.fixture
 def prober(clients: "tuple[KMSClient, STSClient]", regions: list[str], time: FakeTime) -> KmsProber:
-    prober = KmsProber(FakeClock())
+    prober = KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
     prober._roles = RoleCredentials(clients[1])
     return prober
 

@@ -61,7 +61,7 @@ def prober() -> "Prober":
     """The prober; only `check_keys` has the permissions that it needs."""
     from keyvigil.adapters.kms_prober import KmsProber
 
-    return KmsProber(clock())
+    return KmsProber(clock(), monitor_role_arn=settings().text("MONITOR_ROLE_ARN"))
 
 
 @cache
@@ -212,7 +212,8 @@ def keys() -> "Keys":
     from keyvigil.use_cases.registry import Keys
 
     checker = InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME"))
-    return Keys(store(), checker, clock(), own_account=settings().text("ACCOUNT_ID"))
+    monitor_role_arn = settings().text("MONITOR_ROLE_ARN")
+    return Keys(store(), checker, clock(), own_account=settings().text("ACCOUNT_ID"), monitor_role_arn=monitor_role_arn)
 
 
 @cache

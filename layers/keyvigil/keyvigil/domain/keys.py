@@ -82,12 +82,18 @@ REBASELINES_KEPT = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFacts:
-    """What DescribeKey said, as far as it was allowed to say anything."""
+    """What DescribeKey said, as far as it was allowed to say anything.
+
+    `material_expires_at` stays known after the material is gone, so that its end can be explained;
+    `deletion_cancelled` says that the key is disabled because that is how a cancelled deletion leaves it.
+    """
 
     multi_region: bool = False
     replica_regions: tuple[str, ...] = ()
     deletion_date: datetime | None = None
     material_expires_at: datetime | None = None
+    primary_region: str | None = None
+    deletion_cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
