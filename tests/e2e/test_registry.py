@@ -44,7 +44,13 @@ def test_a_key_that_the_role_may_not_use_is_refused_with_the_statement_to_add(st
         "ACCESS_DENIED",
     )
     assert "kms:Encrypt was refused" in problem["detail"]
-    assert problem["remediation"]["commands"][0] in problem["detail"]
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": key.role_arn},
+        "Action": ["kms:DescribeKey", "kms:Encrypt", "kms:Decrypt"],
+        "Resource": "*",
+    }
+    assert json.dumps(statement) in problem["detail"]
     assert project.api.get("projects", project.project_id)["keys"] == 0
 
 
