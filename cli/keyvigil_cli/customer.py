@@ -119,6 +119,18 @@ class CustomerAccount:
         """Deny the role some actions (``kms:Decrypt``) by the key's policy; without any, nothing again."""
         self._kms_of(key).put_key_policy(KeyId=key.key_arn, Policy=self._key_policy(key.role_name, denied=actions))
 
+    def name_role(self, key: RegistrableKey) -> None:
+        """Allow the role all uses by the key's policy, and not only by its own.
+
+        The local cloud asks the role's policy about an alias's ARN, where AWS asks about the key behind it.
+        """
+        kms = self._kms_of(key)
+        policy = json.loads(self._key_policy(key.role_name))
+        policy["Statement"].append(
+            {"Effect": "Allow", "Action": "kms:*", "Principal": {"AWS": key.role_arn}, "Resource": "*"}
+        )
+        kms.put_key_policy(KeyId=key.key_arn, Policy=json.dumps(policy))
+
     def _kms_of(self, key: RegistrableKey) -> "KMSClient":
         return self._session.client("kms", region_name=key.key_arn.split(":")[3])
 

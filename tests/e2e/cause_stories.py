@@ -425,6 +425,7 @@ def an_alias_that_moved_leaves_its_key_healthy(stage: Stage) -> None:
     project = stage.project(enforcement="observe", check_interval_minutes=60)
     role_arn = stage.role(project)
     first, second = stage.customer.create_key(role_arn), stage.customer.create_key(role_arn)
+    stage.customer.name_role(first)
     kms = stage.cloud.session(CUSTOMER_ACCOUNT).client("kms")
     alias = f"alias/{stage.name()}"
     kms.create_alias(AliasName=alias, TargetKeyId=first.key_arn)
@@ -440,6 +441,8 @@ def an_alias_that_moved_leaves_its_key_healthy(stage: Stage) -> None:
 
 
 def _validated(stage: Stage, project: Project, key: RegistrableKey) -> JsonObject:
+    """The verdict on a key that is not registered. The role's policy names it as the registration does."""
+    stage.customer.allow(key)
     body: JsonObject = {"key_arn": key.key_arn, "role_arn": key.role_arn, "use": "cmek"}
     verdict: JsonObject = stage.api.post("projects", project.project_id, "key-validations", body=body)["verdict"]
     return verdict

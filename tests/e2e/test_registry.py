@@ -95,6 +95,7 @@ def test_a_disabled_key_is_refused_with_the_command_that_mends_it(stage: Stage) 
 def test_an_alias_is_resolved_once_and_both_arns_are_kept(stage: Stage) -> None:
     project = stage.project()
     key = stage.customer.create_key(stage.role(project))
+    stage.customer.name_role(key)
     alias = f"alias/{stage.name()}"
     stage.cloud.session(CUSTOMER_ACCOUNT).client("kms").create_alias(AliasName=alias, TargetKeyId=key.key_arn)
     alias_arn = f"{key.key_arn.rpartition(':')[0]}:{alias}"
