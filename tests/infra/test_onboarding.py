@@ -42,8 +42,8 @@ KMS_CALLS = {
     *("TagResource", "UntagResource"),
 }
 IAM_CALLS = {
-    *("UpdateAssumeRolePolicy", "DeleteRole", "PutRolePolicy", "DeleteRolePolicy", "AttachRolePolicy"),
-    "DetachRolePolicy",
+    *("UpdateAssumeRolePolicy", "CreateRole", "DeleteRole", "PutRolePolicy", "DeleteRolePolicy"),
+    *("AttachRolePolicy", "DetachRolePolicy", "PutRolePermissionsBoundary", "DeleteRolePermissionsBoundary"),
 }
 
 role_template = Onboarding.load("customer-role.yaml")
@@ -216,6 +216,7 @@ def test_every_event_that_can_tell_of_a_key_s_end_is_forwarded() -> None:
     called = made["KeyChanges"]["EventPattern"]
     assert (called["source"], called["detail-type"]) == (["aws.kms"], ["AWS API Call via CloudTrail"])
     assert called["detail"]["eventSource"] == ["kms.amazonaws.com"]
+    assert called["detail"]["errorCode"] == [{"exists": False}], "what was refused changed nothing"
     assert set(called["detail"]["eventName"]) == KMS_CALLS
     assert len(called["detail"]["eventName"]) == len(KMS_CALLS)
 
@@ -225,6 +226,7 @@ def test_iam_s_events_are_forwarded_from_the_one_region_that_has_them_and_about_
 
     assert (pattern["source"], pattern["detail-type"]) == (["aws.iam"], ["AWS API Call via CloudTrail"])
     assert pattern["detail"]["eventSource"] == ["iam.amazonaws.com"]
+    assert pattern["detail"]["errorCode"] == [{"exists": False}], "what was refused changed nothing"
     assert set(pattern["detail"]["eventName"]) == IAM_CALLS
     assert pattern["detail"]["requestParameters"] == {"roleName": ["keyvigil-customer", "other"]}
 

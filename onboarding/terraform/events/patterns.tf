@@ -12,6 +12,7 @@ locals {
     "detail-type" = ["AWS API Call via CloudTrail"]
     detail = {
       eventSource = ["kms.amazonaws.com"]
+      errorCode   = [{ exists = false }]
       eventName = [
         "DisableKey",
         "EnableKey",
@@ -46,13 +47,17 @@ locals {
     "detail-type" = ["AWS API Call via CloudTrail"]
     detail = {
       eventSource = ["iam.amazonaws.com"]
+      errorCode   = [{ exists = false }]
       eventName = [
         "UpdateAssumeRolePolicy",
+        "CreateRole",
         "DeleteRole",
         "PutRolePolicy",
         "DeleteRolePolicy",
         "AttachRolePolicy",
         "DetachRolePolicy",
+        "PutRolePermissionsBoundary",
+        "DeleteRolePermissionsBoundary",
       ]
       requestParameters = { roleName = var.role_names }
     }
