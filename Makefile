@@ -131,6 +131,8 @@ check-security:
 	@mkdir -p .checkov_cache
 	@.venv/bin/python -m tests.infra.render .checkov_cache/template.json
 	@.tools/checkov/bin/checkov --config-file .checkov.yaml
+	@echo '== security: checkov on what customers deploy'
+	@.tools/checkov/bin/checkov --config-file .checkov-onboarding.yaml
 
 .PHONY: format
 format: .venv/.installed ## put the source into its form

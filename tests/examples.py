@@ -22,6 +22,7 @@ KEY_ID = f"us-west-2.{KMS_KEY}"
 ROLE_ARN = f"arn:aws:iam::{CUSTOMER}:role/keyvigil-customer"
 EXTERNAL_ID = "external-1"
 SECRET_ARN = f"arn:aws:secretsmanager:us-west-2:{CUSTOMER}:secret:keyvigil/acme-prod/probe-AbC123"
+MONITOR_ROLE_ARN = "arn:aws:iam::111111111111:role/keyvigil-monitor"
 
 
 def project(**fields: Any) -> Project:

@@ -1,20 +1,30 @@
-"""What a customer does in their own account: a key, a role that KeyVigil may assume, and changes of mind."""
+"""What a customer does in their own account: a key, the role of onboarding/customer-role.yaml, and changes of mind."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from keyvigil.domain.aws_commands import policy, trust_statement
+from keyvigil_cli.checkout import Checkout
+from keyvigil_cli.errors import CliError
+from keyvigil_cli.waiting import wait_until
 
 if TYPE_CHECKING:
     import boto3
+    from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_kms import KMSClient
 
 ROLE_NAME = "keyvigil-customer"
-PROBE_ACTIONS = ("kms:DescribeKey", "kms:Encrypt", "kms:Decrypt")
 SECRET_POLICY = "keyvigil-secret"  # noqa: S105 - a policy's name
 DELETION_DAYS = 7  # the shortest that KMS accepts
 
-_INLINE_POLICY = "keyvigil-probes"
 _LOOKUP_POLICY = "keyvigil-lookups"
+_STACK_SECONDS = 120
+
+
+class OnboardingFailedError(CliError):
+    """CloudFormation did not deploy a template of onboarding/."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,14 @@ class RegistrableKey:
         return self.role_arn.rpartition("/")[2]
 
 
+@dataclass
+class _Role:
+    """The stack of one role: its parameters, and the keys that it may use so far."""
+
+    parameters: dict[str, str]
+    key_arns: list[str] = field(default_factory=list)
+
+
 class CustomerAccount:
     """One customer's AWS account, in the hands of its administrator."""
 
@@ -38,35 +56,45 @@ class CustomerAccount:
         self.account_id = account_id
         self._session = session
         self._iam = session.client("iam")
-        self._keys_of_role: dict[str, list[str]] = {}
-
-    def onboard(self, monitor_role_arn: str, external_id: str, *, role_name: str = ROLE_NAME) -> RegistrableKey:
-        """Create a role that trusts KeyVigil and one key that this role may use."""
-        role_arn = self.create_role(monitor_role_arn, external_id, role_name=role_name)
-        return self.create_key(role_arn)
-
-    def create_role(self, monitor_role_arn: str, external_id: str, *, role_name: str = ROLE_NAME) -> str:
-        """Create the role that KeyVigil assumes, allowed nothing yet; return its ARN."""
-        created = self._iam.create_role(
-            RoleName=role_name,
-            AssumeRolePolicyDocument=trust_policy(monitor_role_arn, external_id),
-            Description="KeyVigil probes our keys with it",
-        )
-        self._keys_of_role[role_name] = []
-        return created["Role"]["Arn"]
+        self._roles: dict[str, _Role] = {}
 
     def trust(self, monitor_role_arn: str, external_id: str, *, role_name: str = ROLE_NAME) -> None:
         """Replace the role's trust policy."""
         self._iam.update_assume_role_policy(
-            RoleName=role_name, PolicyDocument=trust_policy(monitor_role_arn, external_id)
+            RoleName=role_name, PolicyDocument=policy(trust_statement(monitor_role_arn, external_id))
         )
+
+    def onboard(
+        self, monitor_role_arn: str, external_id: str, project_id: str, *, role_name: str = ROLE_NAME
+    ) -> RegistrableKey:
+        """Create one key, and the role with which KeyVigil may probe it."""
+        role_arn = self.role_for(monitor_role_arn, external_id, project_id, role_name=role_name)
+        return self.create_key(role_arn)
+
+    def role_for(self, monitor_role_arn: str, external_id: str, project_id: str, *, role_name: str = ROLE_NAME) -> str:
+        """Return the ARN of the role that a project's keys will have. Its stack is deployed with the first key.
+
+        The local cloud compares no encryption context, so the role is not restricted by it here.
+        """
+        role_arn = f"arn:aws:iam::{self.account_id}:role/{role_name}"
+        self._roles[role_arn] = _Role(
+            {
+                "KeyVigilAccountId": monitor_role_arn.split(":")[4],
+                "MonitorRoleName": monitor_role_arn.rpartition("/")[2],
+                "ProjectId": project_id,
+                "ExternalId": external_id,
+                "RoleName": role_name,
+                "RestrictToProbes": "false",
+            }
+        )
+        return role_arn
 
     def allow_lookups(self, role_arn: str) -> None:
         """Let the role look up in CloudTrail who broke a key; IAM knows no resource for that."""
         self._iam.put_role_policy(
             RoleName=role_arn.rpartition("/")[2],
             PolicyName=_LOOKUP_POLICY,
-            PolicyDocument=_policy(_allow(("cloudtrail:LookupEvents",), Resource="*")),
+            PolicyDocument=policy(_allow("cloudtrail:LookupEvents", "*")),
         )
 
     def create_key(self, role_arn: str, *, region: str | None = None, data_keys: bool = False) -> RegistrableKey:
@@ -74,21 +102,9 @@ class CustomerAccount:
 
         ``data_keys`` allows GenerateDataKey, which the probes of a key with use ``cse`` need.
         """
-        role_name = role_arn.rpartition("/")[2]
         kms = self._session.client("kms", region_name=region)
-        created = kms.create_key(Description="encrypts our clusters", Policy=self._key_policy(role_name))
-        key = RegistrableKey(key_arn=created["KeyMetadata"]["Arn"], role_arn=role_arn)
-        self._keys_of_role[role_name].append(key.key_arn)
-        self._iam.put_role_policy(
-            RoleName=role_name,
-            PolicyName=_INLINE_POLICY,
-            PolicyDocument=_policy(
-                _allow(
-                    (*PROBE_ACTIONS, *(("kms:GenerateDataKey",) if data_keys else ())),
-                    Resource=self._keys_of_role[role_name],
-                )
-            ),
-        )
+        key = RegistrableKey(kms.create_key(Description="encrypts our clusters")["KeyMetadata"]["Arn"], role_arn)
+        self.allow(key, data_keys=data_keys)
         return key
 
     def create_probe_secret(self, key: RegistrableKey, name: str) -> str:
@@ -106,12 +122,21 @@ class CustomerAccount:
         self._iam.put_role_policy(
             RoleName=key.role_name,
             PolicyName=SECRET_POLICY,
-            PolicyDocument=_policy(_allow(("secretsmanager:GetSecretValue",), Resource=secret_arn)),
+            PolicyDocument=policy(_allow("secretsmanager:GetSecretValue", secret_arn)),
         )
 
     def forbid_secret(self, key: RegistrableKey) -> None:
         """Take from the role what lets it read the probe's secret."""
         self._iam.delete_role_policy(RoleName=key.role_name, PolicyName=SECRET_POLICY)
+
+    def allow(self, key: RegistrableKey, *, data_keys: bool = False) -> None:
+        """Let the role use a key too: its stack is deployed, or updated, with all its keys."""
+        role = self._roles[key.role_arn]
+        role.key_arns.append(key.key_arn)
+        if data_keys:
+            role.parameters["Use"] = "cse"
+        parameters = {**role.parameters, "KeyArns": ",".join(role.key_arns)}
+        deploy(self._session, f"keyvigil-role-{key.role_name}", "customer-role.yaml", parameters)
 
     def disable_key(self, key: RegistrableKey) -> None:
         """Disable the key: whatever is encrypted under it can no longer be read."""
@@ -134,50 +159,68 @@ class CustomerAccount:
         """Deny the role some actions (``kms:Decrypt``) by the key's policy; without any, nothing again."""
         self._kms_of(key).put_key_policy(KeyId=key.key_arn, Policy=self._key_policy(key.role_name, denied=actions))
 
+    def name_role(self, key: RegistrableKey) -> None:
+        """Allow the role all uses by the key's policy, and not only by its own.
+
+        The local cloud asks the role's policy about an alias's ARN, where AWS asks about the key behind it.
+        """
+        kms = self._kms_of(key)
+        policy = json.loads(self._key_policy(key.role_name))
+        policy["Statement"].append(
+            {"Effect": "Allow", "Action": "kms:*", "Principal": {"AWS": key.role_arn}, "Resource": "*"}
+        )
+        kms.put_key_policy(KeyId=key.key_arn, Policy=json.dumps(policy))
+
     def _kms_of(self, key: RegistrableKey) -> "KMSClient":
         return self._session.client("kms", region_name=key.key_arn.split(":")[3])
 
     def _key_policy(self, role_name: str, *, denied: tuple[str, ...] = ()) -> str:
+        """The policy that KMS gives a new key, which lets IAM decide, and what is denied beside that."""
         role = {"AWS": f"arn:aws:iam::{self.account_id}:role/{role_name}"}
-        statements = [
-            _allow(("kms:*",), Principal={"AWS": f"arn:aws:iam::{self.account_id}:root"}, Resource="*"),
-            _allow(PROBE_ACTIONS, Principal=role, Resource="*"),
+        root = {"AWS": f"arn:aws:iam::{self.account_id}:root"}
+        statements: list[dict[str, Any]] = [
+            {"Effect": "Allow", "Action": "kms:*", "Principal": root, "Resource": "*"},
         ]
         if denied:
             statements.append({"Effect": "Deny", "Action": list(denied), "Principal": role, "Resource": "*"})
-        return _policy(*statements)
+        return json.dumps({"Version": "2012-10-17", "Statement": statements})
 
 
-def trust_policy(monitor_role_arn: str, external_id: str) -> str:
-    """Return the trust policy of a customer's role: the operator's monitor role, with this ExternalId, only.
+def _allow(action: str, resource: str) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": action, "Resource": resource}
 
-    The account's root is trusted under conditions instead of the role itself: a policy that names a role is
-    bound to that role's unique id, so that after the operator's role was created anew every customer would
-    be lost. ``aws:PrincipalArn`` is the role's ARN on AWS, the session's on the local cloud; both are named.
-    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_principal.html
-    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html#condition-keys-principalarn
+
+def deploy(session: "boto3.Session", stack: str, template: str, parameters: dict[str, str]) -> dict[str, str]:
+    """Deploy, or update, a template of onboarding/ in a customer's account; return its outputs.
+
+    Raises:
+        OnboardingFailedError: CloudFormation refused it or could not make what it says.
     """
-    account_id, role_name = monitor_role_arn.split(":")[4], monitor_role_arn.rpartition("/")[2]
-    statement = {
-        "Effect": "Allow",
-        "Principal": {"AWS": f"arn:aws:iam::{account_id}:root"},
-        "Action": "sts:AssumeRole",
-        "Condition": {
-            "ArnLike": {
-                "aws:PrincipalArn": [
-                    f"arn:aws:iam::{account_id}:role/{role_name}",
-                    f"arn:aws:sts::{account_id}:assumed-role/{role_name}/*",
-                ]
-            },
-            "StringEquals": {"sts:ExternalId": external_id},
-        },
+    cloudformation = session.client("cloudformation")
+    asked: dict[str, Any] = {
+        "StackName": stack,
+        "TemplateBody": (Checkout.find(Path(__file__)).root / "onboarding" / template).read_text(encoding="utf-8"),
+        "Parameters": [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()],
+        "Capabilities": ["CAPABILITY_NAMED_IAM"],
     }
-    return _policy(statement)
+    try:
+        cloudformation.create_stack(**asked)
+    except cloudformation.exceptions.AlreadyExistsException:
+        cloudformation.update_stack(**asked)
+    status, outputs = wait_until(
+        f"stack {stack}",
+        lambda: _look(cloudformation, stack),
+        lambda seen: not seen[0].endswith("IN_PROGRESS"),
+        within=_STACK_SECONDS,
+        every=0.2,
+    )
+    if status not in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}:
+        message = f"{template} was not deployed as stack {stack}: {status}"
+        raise OnboardingFailedError(message)
+    return outputs
 
 
-def _allow(actions: tuple[str, ...], **rest: Any) -> dict[str, Any]:
-    return {"Effect": "Allow", "Action": list(actions), **rest}
-
-
-def _policy(*statements: dict[str, Any]) -> str:
-    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+def _look(cloudformation: "CloudFormationClient", stack: str) -> tuple[str, dict[str, str]]:
+    (found,) = cloudformation.describe_stacks(StackName=stack)["Stacks"]
+    outputs = {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", [])}
+    return found["StackStatus"], outputs

@@ -107,9 +107,11 @@ class Story:
 
     def set_up_customer(self, outputs: StackOutputs, project: Project) -> tuple[CustomerAccount, RegistrableKey]:
         """Create key and role in the customer's account."""
-        with self._teller.step(f"the customer's account {CUSTOMER_ACCOUNT} creates a key and a role") as step:
+        with self._teller.step(
+            f"the customer's account {CUSTOMER_ACCOUNT} creates a key and deploys customer-role.yaml"
+        ) as step:
             customer = CustomerAccount(self._cloud.session(CUSTOMER_ACCOUNT), CUSTOMER_ACCOUNT)
-            key = customer.onboard(outputs["MonitorRoleArn"], project.external_id)
+            key = customer.onboard(outputs["MonitorRoleArn"], project.external_id, PROJECT_ID)
             step.outcome = key.key_arn
         return customer, key
 

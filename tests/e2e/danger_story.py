@@ -9,7 +9,7 @@ import pytest
 
 from keyvigil_cli.alert_queue import Alert, AlertQueue
 from keyvigil_cli.api_client import ApiProblemError, JsonObject
-from keyvigil_cli.customer import PROBE_ACTIONS, RegistrableKey
+from keyvigil_cli.customer import RegistrableKey
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT
 from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
@@ -38,7 +38,7 @@ class Customer:
         """Let the role probe these keys, and see whether they are rotated."""
         statement = {
             "Effect": "Allow",
-            "Action": [*PROBE_ACTIONS, "kms:GetKeyRotationStatus"],
+            "Action": ["kms:DescribeKey", "kms:Encrypt", "kms:Decrypt", "kms:GetKeyRotationStatus"],
             "Resource": list(arns),
         }
         document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})

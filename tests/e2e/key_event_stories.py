@@ -90,12 +90,15 @@ def without_an_event_cloudtrail_is_asked_who_did_it_where_the_role_allows_that(s
     customer = CustomerAccount(stage.cloud.session(ANOTHER_CUSTOMER), ANOTHER_CUSTOMER)
 
     def break_a_key(*, lookups: bool) -> str:
-        role = customer.create_role(
-            stage.outputs["MonitorRoleArn"], project.external_id, role_name=f"keyvigil-{stage.name()}"
+        role = customer.role_for(
+            stage.outputs["MonitorRoleArn"],
+            project.external_id,
+            project.project_id,
+            role_name=f"keyvigil-{stage.name()}",
         )
+        key = customer.create_key(role)
         if lookups:
             customer.allow_lookups(role)
-        key = customer.create_key(role)
         watched = WatchedKey(project, customer, key, "", project.register_key(key))
         watched.disable()
         checked = stage.api.post("projects", project.project_id, "keys", watched.registered["key_id"], "check")

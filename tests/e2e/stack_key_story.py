@@ -49,8 +49,8 @@ class Encryption:
 def watch_a_key(cloud: LocalCloud, outputs: StackOutputs, project: Project) -> str:
     """Register a customer's key; return its id."""
     customer = CustomerAccount(cloud.session(CUSTOMER_ACCOUNT), CUSTOMER_ACCOUNT)
-    role = customer.create_role(outputs["MonitorRoleArn"], project.external_id, role_name="keyvigil-reader")
-    registered = project.register_key(customer.create_key(role))
+    key = customer.onboard(outputs["MonitorRoleArn"], project.external_id, project.project_id)
+    registered = project.register_key(key)
     assert registered["status"] == "HEALTHY"
     return str(registered["key_id"])
 

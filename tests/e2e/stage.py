@@ -94,9 +94,12 @@ class Stage:
         return Project.create(self.api, self.name(), **{"enforcement": "enforce", **settings})
 
     def role(self, project: Project) -> str:
-        """A role of the customer's that trusts KeyVigil with the project's ExternalId."""
-        return self.customer.create_role(
-            self.outputs["MonitorRoleArn"], project.external_id, role_name=f"keyvigil-{self.name()}"
+        """A role of the customer's that trusts KeyVigil with the project's ExternalId; it comes with its first key."""
+        return self.customer.role_for(
+            self.outputs["MonitorRoleArn"],
+            project.external_id,
+            project.project_id,
+            role_name=f"keyvigil-{self.name()}",
         )
 
     def watched_key(self, project: Project, *, use: str = "cmek", region: str | None = None) -> WatchedKey:

@@ -20,6 +20,7 @@ from keyvigil_cli.project import Project
 from keyvigil_cli.teller import Teller
 from keyvigil_cli.waiting import wait_until
 from tests.e2e import (  # noqa: F401  importing them adds their stories
+    cause_stories,
     danger_story,
     fault_story,
     key_event_stories,
@@ -78,9 +79,7 @@ def a_probe_whose_decrypt_alone_is_denied_is_held_for_a_person_and_mended(stage:
     assert checked["status"] == "SUSPECT"
     verdict = checked["verdict"]
     assert (verdict["outcome"], verdict["cause"], verdict["operation"]) == ("UNHEALTHY", "ACCESS_DENIED", "Decrypt")
-    statement = json.loads(verdict["remediation"]["commands"][0])
-    assert statement["Action"] == ["kms:DescribeKey", "kms:Encrypt", "kms:Decrypt"]
-    assert statement["Resource"] == watched.key.key_arn
+    assert verdict["remediation"]["summary"] == "Take the statement that denies kms:Decrypt out of the key's policy."
     incident = project.wait_for_incident(checked["open_incident_id"], "HELD", within=300)
     assert incident["held_for"] == "approval"
     lasted = datetime.fromisoformat(incident["confirmed_at"]) - datetime.fromisoformat(incident["opened_at"])

@@ -56,7 +56,7 @@ def test_a_stack_with_a_locked_cluster_goes_only_when_told_to_release_it_and_lea
     project = Project.create(own_cloud.api(outputs), "acme-prod", enforcement="enforce")
     Project.create(own_cloud.api(outputs), "empty")
     customer = CustomerAccount(own_cloud.session(CUSTOMER_ACCOUNT), CUSTOMER_ACCOUNT)
-    key = customer.onboard(outputs["MonitorRoleArn"], project.external_id)
+    key = customer.onboard(outputs["MonitorRoleArn"], project.external_id, project.project_id)
     key_id = project.register_key(key)["key_id"]
     project.register_cluster("vectors", key_id, {"via": "none"})
     customer.disable_key(key)

@@ -16,10 +16,11 @@ from typing import Any, override
 
 import pytest
 
+from keyvigil.domain.aws_commands import policy as policy_of
+from keyvigil.domain.aws_commands import trust_statement
 from keyvigil_cli.api_client import ApiProblemError, JsonObject
 from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.control_plane import LockRequest
-from keyvigil_cli.customer import trust_policy
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, STACK_NAME, LocalCloud
 from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
@@ -372,7 +373,7 @@ class RolesAreUsedUnclaimed(Work):
     def _role(self, *projects: Project) -> str:
         """A role that checks the ExternalId, and takes those of all these projects."""
         role_arn = self.stage.role(projects[0])
-        policy = json.loads(trust_policy(self.stage.outputs["MonitorRoleArn"], projects[0].external_id))
+        policy = json.loads(policy_of(trust_statement(self.stage.outputs["MonitorRoleArn"], projects[0].external_id)))
         accepted = [project.external_id for project in projects]
         policy["Statement"][0]["Condition"]["StringEquals"]["sts:ExternalId"] = accepted
         iam = self.stage.cloud.session(CUSTOMER_ACCOUNT).client("iam")

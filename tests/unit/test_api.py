@@ -19,7 +19,7 @@ from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import TIMELINE_SHOWN, AffectedCluster, IncidentStatus, TimelineEntry
 from keyvigil.domain.keys import AliasTarget, Baseline, CloserLook, Health, KeyFacts, KeyStatus, Rotation
 from keyvigil.domain.projects import MAX_SUBSCRIPTIONS_PER_PROJECT, Project, Protocol, Subscription
-from keyvigil.domain.verdicts import Cause, Remediation
+from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
 from keyvigil.errors import ConflictError, NewerItemError
 from keyvigil.ports import (
     OperationAnswer,
@@ -45,6 +45,7 @@ from tests.examples import (
     KEY_ARN,
     KEY_ID,
     KMS_KEY,
+    MONITOR_ROLE_ARN,
     NOW,
     ROLE_ARN,
     SECRET_ARN,
@@ -126,6 +127,7 @@ VERDICT_FIELDS = {
     "latency_ms",
     "probed_at",
     "findings",  # not in the contract, which lets us add
+    "permission",  # nor this
 }
 CLUSTER_FIELDS = {
     "cluster_id",
@@ -309,7 +311,9 @@ class Api:
             "clock": self.clock,
             "workflow": self.workflow,
             "projects": Projects(self.store, self.topics, self.clock, self.ids),
-            "keys": Keys(self.store, self.checker, self.clock, own_account="111111111111"),
+            "keys": Keys(
+                self.store, self.checker, self.clock, own_account="111111111111", monitor_role_arn=MONITOR_ROLE_ARN
+            ),
             "clusters": Clusters(self.store, self.clock),
             "backups": Backups(self.store, self.checker, self.clock),
             "subscriptions": Subscriptions(self.store, self.topics, self.clock, self.ids),
@@ -319,7 +323,14 @@ class Api:
             "decide_incident": DecideIncident(self.store, self.clock, self.ids),
             "read_fleet": ReadFleet(self.store, self.clock),
             "braking": Braking(self.store, self.clock, self.ids),
-            "canaries": Canaries(self.store, self.checker, self.clock, self.ids, external_id="keyvigil-canary-1"),
+            "canaries": Canaries(
+                self.store,
+                self.checker,
+                self.clock,
+                self.ids,
+                external_id="keyvigil-canary-1",
+                monitor_role_arn=MONITOR_ROLE_ARN,
+            ),
         }
         for name, value in wired.items():
             patch.setattr(wiring, name, lambda value=value: value)
@@ -659,7 +670,7 @@ def test_a_verdict_is_shown_with_its_remediation(api: Api) -> None:
 
     assert (shown["outcome"], shown["cause"], shown["operation"]) == ("UNHEALTHY", "KEY_DISABLED", "Encrypt")
     assert shown["aws_error_code"] == "DisabledException"
-    assert shown["remediation"] == {"summary": "Mend it.", "commands": ["aws kms enable-key"]}
+    assert shown["remediation"] == {"summary": "Mend it.", "commands": ["aws kms enable-key"], "statement": None}
     assert (shown["latency_ms"], shown["probed_at"]) == (41, "2026-11-22T03:00:00.000Z")
 
 
@@ -853,7 +864,7 @@ def test_a_canary_that_is_not_healthy_is_refused_in_the_words_of_a_keys_registra
         (Cause.ROLE_NOT_ASSUMABLE, 422, "Role cannot be assumed"),
         (Cause.TIMEOUT, 503, "No answer about the KMS key"),
     ):
-        mend = Remediation(summary="Mend it.", commands=('{"Effect": "Allow"}',))
+        mend = Remediation(summary="Mend it.", commands=("aws iam",), statement='{"Effect": "Allow"}')
         found = verdict(cause, remediation=mend)
         empty.checker.answer = changed(empty.checker.answer, verdict=found, baseline=None)
         refused = empty.ask("POST", "/fleet/canaries", NEW_CANARY)
@@ -1503,7 +1514,7 @@ def test_a_restore_check_answers_as_in_the_contract(api: Api) -> None:
     assert works.json == {"restorable": True, "with_key_id": KEY_ID, "reason": None, "remediation": None}
     assert (fails.status, fails.json["restorable"], fails.json["with_key_id"]) == (200, False, None)
     assert fails.json["reason"].startswith(f"The key {KEY_ARN} is a single-Region key")
-    assert set(fails.json["remediation"]) == {"summary", "commands"}
+    assert set(fails.json["remediation"]) == {"summary", "commands", "statement"}
 
 
 def test_a_restore_check_without_an_answer_of_aws_is_503_with_retry_after(api: Api) -> None:
@@ -1731,6 +1742,37 @@ def test_a_kes_key_shows_its_secret_and_that_it_is_read(empty: Api) -> None:
     assert reply.status == 201
     assert (reply.json["use"], reply.json["probe_secret_arn"]) == ("kes", SECRET_ARN)
     assert reply.json["operations"] == ["DescribeKey", "Encrypt", "Decrypt", "GetSecretValue"]
+
+
+def test_a_verdict_names_the_missing_permission_and_who_refused_it(api: Api) -> None:
+    refused_by = Refusal(policy=PolicyKind.RESOURCE, explicit=True)
+    permission = Permission(action="kms:Decrypt", resource=KEY_ARN, refused_by=refused_by)
+    api.store.put(key(verdict=verdict(Cause.ACCESS_DENIED, permission=permission)))
+
+    shown = api.ask("GET", f"{P}/keys/{KEY_ID}").json["verdict"]
+
+    assert shown["permission"] == {
+        "action": "kms:Decrypt",
+        "resource": KEY_ARN,
+        "refused_by": {"policy": "resource-based policy", "explicit": True},
+    }
+
+
+def test_a_healthy_key_s_findings_are_shown_with_what_mends_them(api: Api) -> None:
+    remediation = Remediation(summary="Allow it.", commands=("aws iam put-role-policy",), statement="{}")
+    finding = Finding(code="DESCRIBE_KEY_DENIED", message="It may not be described.", remediation=remediation)
+    api.store.put(key(verdict=verdict(findings=(finding,))))
+
+    shown = api.ask("GET", f"{P}/keys/{KEY_ID}").json["verdict"]
+
+    assert (shown["outcome"], shown["cause"]) == ("HEALTHY", None)
+    assert shown["findings"] == [
+        {
+            "code": "DESCRIBE_KEY_DENIED",
+            "message": "It may not be described.",
+            "remediation": {"summary": "Allow it.", "commands": ["aws iam put-role-policy"], "statement": "{}"},
+        }
+    ]
 
 
 def test_a_validation_shows_every_operation(api: Api) -> None:

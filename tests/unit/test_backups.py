@@ -20,7 +20,7 @@ from keyvigil.ports import ProbeAnswer, RestoreAnswer
 from keyvigil.use_cases.backups import Backups, NewBackup
 from keyvigil.use_cases.check_key import CheckKey
 from keyvigil.use_cases.registry import Clusters, Keys, Projects
-from tests.examples import KEY_ID, NOW, backup, cluster, key, project, verdict
+from tests.examples import KEY_ID, MONITOR_ROLE_ARN, NOW, backup, cluster, key, project, verdict
 from tests.fakes import CountingIds, FakeChecker, FakeClock, FakeTopics, MemoryStore, ScriptedProber, changed, no_doubt
 
 MRK = f"mrk-{'1234abcd' * 4}"
@@ -37,7 +37,9 @@ class Registry:
         self.store.put(project(), key(clusters=1), cluster())
         self.backups = Backups(self.store, self.checker, self.clock)
         self.clusters = Clusters(self.store, self.clock)
-        self.keys = Keys(self.store, self.checker, self.clock, own_account="111111111111")
+        self.keys = Keys(
+            self.store, self.checker, self.clock, own_account="111111111111", monitor_role_arn=MONITOR_ROLE_ARN
+        )
         self.projects = Projects(self.store, FakeTopics(), self.clock, CountingIds())
 
     def register(self, **fields: Any) -> Backup:

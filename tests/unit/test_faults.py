@@ -12,7 +12,7 @@ from keyvigil.adapters import aws, kms_prober
 from keyvigil.adapters.kms_prober import KmsProber
 from keyvigil.domain.keys import Key, KeyUse
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome, Verdict
-from tests.examples import key
+from tests.examples import MONITOR_ROLE_ARN, key
 from tests.fakes import FakeClock, changed
 from tests.fault_table import Observed, tell
 from tests.unit.fault_server import (
@@ -147,7 +147,11 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], Verdict]:
                 patch.setenv(name, value) if value else patch.delenv(name, raising=False)
             aws.session.cache_clear()
             try:
-                return KmsProber(FakeClock()).probe(changed(fault.probed, use=fault.use)).verdict
+                return (
+                    KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
+                    .probe(changed(fault.probed, use=fault.use))
+                    .verdict
+                )
             finally:
                 aws.session.cache_clear()
 

@@ -33,9 +33,9 @@ from keyvigil.domain.keys import (
     Rotation,
     probe_context,
 )
-from keyvigil.domain.verdicts import Cause, Outcome
+from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome
 from keyvigil.ports import RegistrationAnswer, ValidationAnswer
-from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, NOW, ROLE_ARN, SECRET_ARN, key
+from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, MONITOR_ROLE_ARN, NOW, ROLE_ARN, SECRET_ARN, key
 from tests.fakes import FakeClock, changed
 
 if TYPE_CHECKING:
@@ -158,6 +158,21 @@ class Aws:
     def refuses(self, operation: str, code: str, status: int = 400) -> None:
         self.kms.add_client_error(operation, code, http_status_code=status)
 
+    def answers(self, case: "Answers") -> None:
+        """Lay a whole probe ready: what comes before the operation that fails succeeds."""
+        arn = case.fields.get("key_arn", KEY_ARN)
+        if case.fails == "AssumeRole":
+            self.role_refuses(code=case.code or "")
+            return
+        self.role_gives_a_session()
+        if case.fails != "DescribeKey":
+            self.describes(asked_for=arn, **case.metadata)
+        if case.fails == "Decrypt":
+            self.encrypts()
+        if case.code is not None:
+            operation = {"DescribeKey": "describe_key", "Encrypt": "encrypt", "Decrypt": "decrypt"}[case.fails]
+            self.kms.add_client_error(operation, case.code, service_message=case.words, http_status_code=case.status)
+
     def everything_works(self) -> None:
         self.describes()
         self.encrypts()
@@ -215,7 +230,7 @@ def regions(monkeypatch: pytest.MonkeyPatch, clients: Clients) -> list[str]:
 
 @pytest.fixture
 def prober(clients: Clients, regions: list[str], time: FakeTime) -> KmsProber:
-    prober = KmsProber(FakeClock())
+    prober = KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
     prober._roles = RoleCredentials(clients[1])
     return prober
 
@@ -1515,3 +1530,312 @@ def test_nobody_acts_as_the_customer_after_a_validation(prober: KmsProber, cloud
     validate(prober)
 
     assert aws._tenant.get() is None
+
+
+# --- every cause ------------------------------------------------------------------------------------------------
+
+MRK = f"mrk-{'0' * 32}"
+MRK_ARN = f"arn:aws:kms:us-west-2:222222222222:key/{MRK}"
+STORE = "cks-1234567890abcdef0"
+MULTI_REGION = {
+    "MultiRegion": True,
+    "MultiRegionConfiguration": {
+        "MultiRegionKeyType": "PRIMARY",
+        "PrimaryKey": {"Arn": KEY_ARN, "Region": "us-west-2"},
+        "ReplicaKeys": [{"Arn": KEY_ARN, "Region": "eu-west-1"}],
+    },
+}
+
+
+def denied(reason: str, operation: str = "Encrypt") -> str:
+    return f"User: {ROLE_ARN} is not authorized to perform: kms:{operation} on resource: {KEY_ARN} {reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What AWS answers to a probe, and what the verdict is then.
+
+    `fails` is the operation that is refused, with `code` and `status`; those before it succeed. `metadata` is
+    what DescribeKey says. `fields` are the registered key's own, what was known of it before among them.
+    """
+
+    cause: Cause
+    says: str
+    mends: str | None
+    fails: str = "Encrypt"
+    code: str | None = None
+    status: int = 400
+    words: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def before(**facts: Any) -> dict[str, Any]:
+    """A key of which this was known."""
+    return {"facts": changed(KeyFacts(), **facts)}
+
+
+SOON, LATE = datetime(2026, 11, 29, 12, 0, tzinfo=UTC), datetime(2026, 11, 20, tzinfo=UTC)
+STUBBED: dict[str, Answers] = {
+    "a_key_pending_deletion_refuses_with_either_code": Answers(
+        cause=Cause.KEY_PENDING_DELETION,
+        code="DisabledException",
+        metadata={"KeyState": "PendingDeletion", "DeletionDate": SOON},
+        says="is going to be deleted on 2026-11-29, in 7 days, so Encrypt was refused.",
+        mends="aws kms cancel-key-deletion",
+    ),
+    "a_primary_waits_for_its_last_replica_to_be_deleted": Answers(
+        cause=Cause.KEY_PENDING_DELETION,
+        code="KMSInvalidStateException",
+        metadata={**MULTI_REGION, "KeyState": "PendingReplicaDeletion", "PendingDeletionWindowInDays": 7},
+        says="once its last replica in eu-west-1 is gone, 7 days after that, so Encrypt was refused.",
+        mends="aws kms cancel-key-deletion",
+    ),
+    "a_cancelled_deletion_left_the_key_disabled": Answers(
+        cause=Cause.KEY_DISABLED,
+        code="DisabledException",
+        metadata={"KeyState": "Disabled"},
+        fields=before(deletion_date=SOON),
+        says="is disabled, as a cancelled deletion leaves it, so Encrypt was refused.",
+        mends="aws kms enable-key",
+    ),
+    "a_key_was_finally_deleted": Answers(
+        cause=Cause.KEY_NOT_FOUND,
+        fails="DescribeKey",
+        code="NotFoundException",
+        fields=before(deletion_date=LATE),
+        says="its deletion was due on 2026-11-20.",
+        mends="aws kms describe-key",
+    ),
+    "a_key_is_not_found_though_nobody_deleted_it": Answers(
+        cause=Cause.KEY_NOT_FOUND,
+        fails="DescribeKey",
+        code="NotFoundException",
+        says="in us-west-2, the Region that its ARN names.",
+        mends="aws kms describe-key --region us-west-2",
+    ),
+    "a_replica_is_gone_and_its_primary_is_not": Answers(
+        cause=Cause.KEY_NOT_FOUND,
+        fails="DescribeKey",
+        code="NotFoundException",
+        fields={"key_arn": MRK_ARN, **before(multi_region=True, primary_region="eu-west-1")},
+        says=f"does not find the key {MRK_ARN} in us-west-2",
+        mends=f"aws kms replicate-key --region eu-west-1 --key-id {MRK} --replica-region us-west-2",
+    ),
+    "a_replica_is_still_being_made": Answers(
+        cause=Cause.KEY_NOT_FOUND,
+        code="KMSInvalidStateException",
+        metadata={**MULTI_REGION, "KeyState": "Creating"},
+        says="is still being made, so it cannot be used yet.",
+        mends="aws kms describe-key",
+    ),
+    "imported_material_expired": Answers(
+        cause=Cause.KEY_MATERIAL_MISSING,
+        code="KMSInvalidStateException",
+        metadata={"KeyState": "PendingImport", "Origin": "EXTERNAL"},
+        fields=before(material_expires_at=LATE),
+        says="it expired on 2026-11-20.",
+        mends="aws kms get-parameters-for-import",
+    ),
+    "imported_material_was_deleted_before_it_expired": Answers(
+        cause=Cause.KEY_MATERIAL_MISSING,
+        code="KMSInvalidStateException",
+        metadata={"KeyState": "PendingImport", "Origin": "EXTERNAL"},
+        fields=before(material_expires_at=SOON),
+        says="it was deleted before it would have expired on 2026-11-29.",
+        mends="aws kms get-parameters-for-import",
+    ),
+    "imported_material_is_missing_for_a_reason_unknown": Answers(
+        cause=Cause.KEY_MATERIAL_MISSING,
+        code="KMSInvalidStateException",
+        metadata={"KeyState": "PendingImport", "Origin": "EXTERNAL"},
+        says="it was deleted, has expired or was never imported.",
+        mends="aws kms get-parameters-for-import",
+    ),
+    "the_custom_key_store_is_disconnected": Answers(
+        cause=Cause.KEY_STORE_UNAVAILABLE,
+        code="KMSInvalidStateException",
+        metadata={"KeyState": "Unavailable", "CustomKeyStoreId": STORE},
+        says=f"The custom key store {STORE} that holds",
+        mends=f"aws kms connect-custom-key-store --region us-west-2 --custom-key-store-id {STORE}",
+    ),
+    "the_custom_key_store_is_out_of_reach": Answers(
+        cause=Cause.KEY_STORE_UNREACHABLE,
+        code="KMSInvalidStateException",
+        metadata={"KeyState": "Enabled", "CustomKeyStoreId": STORE},
+        says=f"KMS cannot reach the key store {STORE} that holds",
+        mends=f"aws kms describe-custom-key-stores --region us-west-2 --custom-key-store-id {STORE}",
+    ),
+    "the_key_is_for_signing": Answers(
+        cause=Cause.KEY_WRONG_USAGE,
+        metadata={"KeyUsage": "SIGN_VERIFY", "KeySpec": "ECC_NIST_P256"},
+        says="(it is ECC_NIST_P256 for SIGN_VERIFY), so it cannot Encrypt.",
+        mends="aws kms create-key --region us-west-2",
+    ),
+    "kms_says_that_the_usage_is_wrong": Answers(
+        cause=Cause.KEY_WRONG_USAGE,
+        code="InvalidKeyUsageException",
+        says="is not a symmetric encryption key",
+        mends="aws kms create-key --region us-west-2",
+    ),
+    "the_old_ciphertext_no_longer_opens": Answers(
+        cause=Cause.CIPHERTEXT_UNREADABLE,
+        fails="Decrypt",
+        code="InvalidCiphertextException",
+        says="What was encrypted under",
+        mends="aws kms describe-key",
+    ),
+    "the_keys_policy_does_not_allow_the_role": Answers(
+        cause=Cause.ACCESS_DENIED,
+        code="AccessDeniedException",
+        words=denied("because no resource-based policy allows the kms:Encrypt action"),
+        says=f"may not use kms:Encrypt on {KEY_ARN}: the key's policy does not allow it.",
+        mends="aws kms get-key-policy",
+    ),
+    "the_keys_policy_denies_the_role": Answers(
+        cause=Cause.ACCESS_DENIED,
+        fails="Decrypt",
+        code="AccessDeniedException",
+        words=denied("with an explicit deny in a resource-based policy", "Decrypt"),
+        says=f"may not use kms:Decrypt on {KEY_ARN}: the key's policy denies it.",
+        mends="aws kms get-key-policy",
+    ),
+    "the_roles_policy_does_not_allow_it": Answers(
+        cause=Cause.ACCESS_DENIED,
+        fails="Decrypt",
+        code="AccessDeniedException",
+        words=denied("because no identity-based policy allows the kms:Decrypt action", "Decrypt"),
+        says=f"may not use kms:Decrypt on {KEY_ARN}: no policy of the role allows it.",
+        mends="aws iam put-role-policy",
+    ),
+    "the_organization_denies_it": Answers(
+        cause=Cause.ACCESS_DENIED,
+        code="AccessDeniedException",
+        words=denied("with an explicit deny in a service control policy"),
+        says=f"may not use kms:Encrypt on {KEY_ARN}: a service control policy denies it.",
+        mends="aws iam simulate-principal-policy",
+    ),
+    "the_permissions_boundary_does_not_allow_it": Answers(
+        cause=Cause.ACCESS_DENIED,
+        code="AccessDeniedException",
+        words=denied("because no permissions boundary allows the kms:Encrypt action"),
+        says=f"may not use kms:Encrypt on {KEY_ARN}: a permissions boundary does not allow it.",
+        mends="aws iam get-role --role-name keyvigil-customer",
+    ),
+    "a_denial_that_does_not_say_whose": Answers(
+        cause=Cause.ACCESS_DENIED,
+        code="AccessDeniedException",
+        words="You are not allowed to access it.",
+        says=f"may not use kms:Encrypt on {KEY_ARN}.",
+        mends="aws iam put-role-policy",
+    ),
+    "the_role_cannot_be_assumed": Answers(
+        cause=Cause.ROLE_NOT_ASSUMABLE,
+        fails="AssumeRole",
+        code="AccessDenied",
+        says=f"The role {ROLE_ARN} cannot be assumed",
+        mends="aws iam update-assume-role-policy --role-name keyvigil-customer",
+    ),
+    "our_own_session_expired": Answers(
+        cause=Cause.OWN_CREDENTIALS,
+        fails="AssumeRole",
+        code="ExpiredToken",
+        says="KeyVigil's own credentials or clock were refused at AssumeRole",
+        mends=None,
+    ),
+    "our_own_clock_is_wrong": Answers(
+        cause=Cause.OWN_CREDENTIALS,
+        fails="DescribeKey",
+        code="InvalidSignatureException",
+        says="KeyVigil's own credentials or clock were refused at DescribeKey",
+        mends=None,
+    ),
+    "the_customers_quota_is_used_up": Answers(
+        cause=Cause.THROTTLED, fails="DescribeKey", code="ThrottlingException", says="was throttled", mends=None
+    ),
+    "kms_fails": Answers(
+        cause=Cause.KMS_FAULT,
+        code="DependencyTimeoutException",
+        status=503,
+        says="AWS answered Encrypt with a fault of its own",
+        mends=None,
+    ),
+    "an_error_of_the_future": Answers(
+        cause=Cause.UNCLASSIFIED, code="AnErrorOfTheFuture", says="in a way that KeyVigil does not know", mends=None
+    ),
+}
+"""What KmsProber makes of AWS's answers, by the sentence that says what happened: docs/causes.md lists them all."""
+
+
+@pytest.mark.parametrize("name", STUBBED)
+def test_a_cause_is_told_with_its_operation_its_permission_and_what_mends_it(
+    prober: KmsProber, cloud: Aws, name: str
+) -> None:
+    case = STUBBED[name]
+    cloud.answers(case)
+
+    verdict = prober.probe(registered(**case.fields)).verdict
+
+    assert (verdict.cause, verdict.operation) == (case.cause, case.fails)
+    assert verdict.outcome is OUTCOME_OF_CAUSE[case.cause]
+    assert case.says in verdict.message
+    commands = verdict.remediation.commands if verdict.remediation else ()
+    assert bool(commands) is (case.mends is not None)
+    assert case.mends is None or commands[0].startswith(case.mends)
+    expected = {
+        Cause.ACCESS_DENIED: (f"kms:{case.fails}", KEY_ARN),
+        Cause.ROLE_NOT_ASSUMABLE: ("sts:AssumeRole", ROLE_ARN),
+    }.get(case.cause)
+    permission = verdict.permission
+    assert (permission and (permission.action, permission.resource)) == expected
+
+
+def test_a_cancelled_deletion_is_remembered_as_long_as_the_key_is_disabled(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    known = KeyFacts(deletion_date=SOON)
+    remembered = []
+    for state in ("Disabled", "Disabled", "Enabled", "Disabled"):
+        cloud.describes(KeyState=state)
+        cloud.refuses("encrypt", "DisabledException")
+        facts = prober.probe(registered(facts=known)).facts
+        assert facts is not None
+        known = facts
+        remembered.append(known.deletion_cancelled)
+    assert remembered == [True, True, False, False], "enabled in between, it was disabled for another reason"
+
+
+def test_the_expiry_of_material_is_remembered_until_other_material_is_imported(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.describes(KeyState="PendingImport", Origin="EXTERNAL")
+    cloud.refuses("encrypt", "KMSInvalidStateException")
+    missing = prober.probe(registered(facts=KeyFacts(material_expires_at=LATE))).facts
+    cloud.everything_works()
+    again = prober.probe(registered(facts=KeyFacts(material_expires_at=LATE))).facts
+
+    assert missing is not None
+    assert missing.material_expires_at == LATE
+    assert again is not None
+    assert again.material_expires_at is None
+
+
+def test_a_denied_describe_key_says_how_to_allow_it(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.refuses("describe_key", "AccessDeniedException")
+    cloud.encrypts()
+    cloud.decrypts()
+
+    (finding,) = prober.probe(registered()).verdict.findings
+
+    assert finding.remediation is not None
+    assert finding.remediation.commands[0].startswith("aws iam put-role-policy")
+
+
+def test_a_key_registered_by_its_alias_is_mended_by_the_key_s_own_arn(prober: KmsProber, cloud: Aws) -> None:
+    role_checks_the_external_id(cloud)
+    cloud.describes(asked_for=ALIAS_ARN)
+    cloud.refuses("encrypt", "DisabledException")
+
+    verdict = register(prober, key_arn=ALIAS_ARN).verdict
+
+    assert verdict.remediation is not None
+    assert verdict.remediation.commands == (f"aws kms enable-key --region us-west-2 --key-id {KEY_ARN}",)

@@ -1,5 +1,7 @@
 """The registry: what it refuses and in which fixed words, and what it keeps consistent."""
 
+import json
+import shlex
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,8 +24,8 @@ from keyvigil.domain.keys import (
     probe_context,
 )
 from keyvigil.domain.projects import Approval, Enforcement, Protocol
-from keyvigil.domain.remediation import Subject, explain
-from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome
+from keyvigil.domain.remediation import Seen, Subject, explain, missing_permission
+from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome, PolicyKind, Refusal
 from keyvigil.errors import (
     AlreadyExistsError,
     CheckerUnavailableError,
@@ -38,6 +40,7 @@ from tests.examples import (
     KEY_ARN,
     KEY_ID,
     KMS_KEY,
+    MONITOR_ROLE_ARN,
     NOW,
     ROLE_ARN,
     SECRET_ARN,
@@ -81,7 +84,9 @@ class Registry:
         self.checker = FakeChecker()
         ids = CountingIds()
         self.projects = Projects(self.store, self.topics, self.clock, ids)
-        self.keys = Keys(self.store, self.checker, self.clock, own_account=OWN_ACCOUNT)
+        self.keys = Keys(
+            self.store, self.checker, self.clock, own_account=OWN_ACCOUNT, monitor_role_arn=MONITOR_ROLE_ARN
+        )
         self.clusters = Clusters(self.store, self.clock)
         self.subscriptions = Subscriptions(self.store, self.topics, self.clock, ids)
 
@@ -110,7 +115,12 @@ def watching(registry: Registry) -> Registry:
     return registry
 
 
-def answer(cause: Cause | None = None, operation: str | None = "Encrypt", **fields: Any) -> RegistrationAnswer:
+def answer(
+    cause: Cause | None = None,
+    operation: str | None = "Encrypt",
+    refused_by: Refusal | None = None,
+    **fields: Any,
+) -> RegistrationAnswer:
     found = verdict(cause, operation=None if cause is None else operation)
     if cause is not None:
         subject = Subject(
@@ -118,11 +128,14 @@ def answer(cause: Cause | None = None, operation: str | None = "Encrypt", **fiel
             region="us-west-2",
             role_arn=ROLE_ARN,
             external_id=EXTERNAL_ID,
+            monitor_role_arn=MONITOR_ROLE_ARN,
             operations=("DescribeKey", "Encrypt", "Decrypt"),
             probe_secret_arn=SECRET_ARN,
         )
-        message, remediation = explain(cause, operation or "", subject)
-        found = changed(found, message=message, remediation=remediation)
+        seen = Seen(refused_by=refused_by)
+        message, remediation = explain(cause, operation or "", subject, seen)
+        permission = missing_permission(cause, operation or "", subject, seen)
+        found = changed(found, message=message, remediation=remediation, permission=permission)
     example = RegistrationAnswer(
         verdict=found,
         role_checks_external_id=True,
@@ -416,7 +429,22 @@ def test_denied_access_is_refused_with_the_operation_and_the_policy_statement_to
     )
     assert statement in refused.detail
     assert refused.cause == "ACCESS_DENIED"
-    assert refused.commands[0] == statement
+    assert [command.split()[:3] for command in refused.commands] == [
+        ["aws", "iam", "put-role-policy"],
+        ["aws", "kms", "get-key-policy"],
+    ]
+
+
+def test_an_explicit_denial_is_said_to_outweigh_the_statement(registry: Registry) -> None:
+    refused_by = Refusal(policy=PolicyKind.RESOURCE, explicit=True)
+    registry.checker.answer = answer(Cause.ACCESS_DENIED, "Decrypt", refused_by=refused_by)
+
+    refused = refusal_of(registry)
+
+    assert (refused.status, refused.title) == (422, "Access denied to KMS key")
+    assert f"kms:Decrypt was refused to {ROLE_ARN}: a resource-based policy denies it" in refused.detail
+    assert f'"Principal": {{"AWS": "{ROLE_ARN}"}}' in refused.detail
+    assert refused.summary == "Take the statement that denies kms:Decrypt out of the key's policy."
 
 
 TITLES = {
@@ -483,7 +511,14 @@ def test_a_role_that_does_not_insist_on_the_external_id_is_refused_with_the_cond
     refused = refusal_of(registry)
 
     assert (refused.status, refused.title) == (422, "Role does not check the ExternalId")
-    assert refused.commands == (f'"Condition": {{"StringEquals": {{"sts:ExternalId": "{EXTERNAL_ID}"}}}}',)
+    (command,) = refused.commands
+    words = shlex.split(command)
+    assert words[:-1] == [
+        *("aws", "iam", "update-assume-role-policy", "--role-name", "keyvigil-customer", "--policy-document")
+    ]
+    (statement,) = json.loads(words[-1])["Statement"]
+    assert statement["Condition"]["StringEquals"] == {"sts:ExternalId": EXTERNAL_ID}
+    assert MONITOR_ROLE_ARN in statement["Condition"]["ArnLike"]["aws:PrincipalArn"]
 
 
 def test_a_healthy_verdict_without_the_registration_ciphertext_registers_nothing(registry: Registry) -> None:

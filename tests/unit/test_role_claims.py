@@ -14,7 +14,7 @@ from keyvigil.errors import RefusedError
 from keyvigil.ports import Page, RoleAudit, SharedRole
 from keyvigil.use_cases.audit_roles import PROJECTS_A_REQUEST, AuditRoles
 from keyvigil.use_cases.registry import KeyRequest, Keys
-from tests.examples import CUSTOMER, KEY_ARN, NOW, ROLE_ARN, key, project
+from tests.examples import CUSTOMER, KEY_ARN, MONITOR_ROLE_ARN, NOW, ROLE_ARN, key, project
 from tests.fakes import FakeChecker, FakeClock, MemoryStore, changed
 from tests.unit.test_registry import answer
 
@@ -31,7 +31,7 @@ class World:
         self.audit = AuditRoles(self.store, self.clock)
 
     def new_sandbox(self) -> Keys:
-        return Keys(self.store, self.checker, self.clock, own_account="111111111111")
+        return Keys(self.store, self.checker, self.clock, own_account="111111111111", monitor_role_arn=MONITOR_ROLE_ARN)
 
     def old_key(self, project_id: str, number: int = 1, role_arn: str = ROLE_ARN) -> Key:
         """A key of a project, as code that claimed no roles registered it."""

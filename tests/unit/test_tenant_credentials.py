@@ -24,6 +24,7 @@ from keyvigil.adapters.idempotency import kept_answers
 from keyvigil.adapters.kms_prober import KmsProber
 from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
+from tests.examples import MONITOR_ROLE_ARN
 from tests.fakes import FakeClock
 
 OWN = "AKIAKEYVIGILITSELF01"
@@ -78,7 +79,7 @@ class Wire:
 
 
 def kms_over(wire: Wire) -> Any:
-    client: Any = KmsProber(FakeClock())._kms("us-west-2")
+    client: Any = KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._kms("us-west-2")
     client.meta.events.register("before-send.kms", wire)
     return client
 
@@ -160,7 +161,7 @@ def test_the_process_has_one_session() -> None:
 
 
 def test_one_kms_client_of_a_region_serves_every_tenant() -> None:
-    prober = KmsProber(FakeClock())
+    prober = KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
 
     assert prober._kms("us-west-2") is prober._kms("us-west-2")
     assert prober._kms("us-west-2").meta.region_name == "us-west-2"
@@ -168,7 +169,7 @@ def test_one_kms_client_of_a_region_serves_every_tenant() -> None:
 
 
 def test_one_secrets_manager_client_of_a_region_serves_every_tenant() -> None:
-    prober = KmsProber(FakeClock())
+    prober = KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
 
     assert prober._secrets("us-west-2") is prober._secrets("us-west-2")
     assert prober._secrets("eu-west-1").meta.region_name == "eu-west-1"
@@ -183,11 +184,13 @@ CLIENTS: dict[str, Callable[[], Any]] = {
     "lambda of the API": lambda: InvokedKeyChecker("check-keys")._lambda,
     "lambda of the sweep": lambda: InvokedOutboxRelay("relay-outbox")._lambda,
     "step functions": lambda: StepFunctionsWorkflow(None, None)._client,
-    "kms of the prober": lambda: KmsProber(FakeClock())._kms("us-west-2"),
-    "secrets manager of the prober": lambda: KmsProber(FakeClock())._secrets("us-west-2"),
+    "kms of the prober": lambda: KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._kms("us-west-2"),
+    "secrets manager of the prober": lambda: KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._secrets(
+        "us-west-2"
+    ),
     "cloudtrail of the searches": lambda: CloudTrailHistory()._cloudtrail("us-west-2"),
     "sts of the searches": lambda: CloudTrailHistory()._roles._sts,
-    "sts of the prober": lambda: KmsProber(FakeClock())._role_credentials()._sts,
+    "sts of the prober": lambda: KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._role_credentials()._sts,
 }
 
 

@@ -71,7 +71,7 @@ def prober() -> "Prober":
     """The prober; only `check_keys` has the permissions that it needs."""
     from keyvigil.adapters.kms_prober import KmsProber
 
-    return KmsProber(clock())
+    return KmsProber(clock(), monitor_role_arn=settings().text("MONITOR_ROLE_ARN"))
 
 
 @cache
@@ -338,7 +338,14 @@ def keys() -> "Keys":
     """The registry's keys."""
     from keyvigil.use_cases.registry import Keys
 
-    return Keys(store(), _checker(), clock(), own_account=settings().text("ACCOUNT_ID"))
+    stack = settings()
+    return Keys(
+        store(),
+        _checker(),
+        clock(),
+        own_account=stack.text("ACCOUNT_ID"),
+        monitor_role_arn=stack.text("MONITOR_ROLE_ARN"),
+    )
 
 
 @cache
@@ -388,7 +395,15 @@ def canaries() -> "Canaries":
     from keyvigil.use_cases.canaries import Canaries
 
     checker = InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME"))
-    return Canaries(store(), checker, clock(), ids(), external_id=settings().text("CANARY_EXTERNAL_ID"))
+    stack = settings()
+    return Canaries(
+        store(),
+        checker,
+        clock(),
+        ids(),
+        external_id=stack.text("CANARY_EXTERNAL_ID"),
+        monitor_role_arn=stack.text("MONITOR_ROLE_ARN"),
+    )
 
 
 @cache

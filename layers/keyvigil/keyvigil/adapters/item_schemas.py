@@ -51,8 +51,14 @@ def _with_no_secret_to_read(key: Body) -> Body:
 
 
 def _with_nothing_told_of_dangers(key: Body) -> Body:
-    """KEY 2 to 3: no backups, nothing told of dangers, staleness or UNKNOWN, no openings counted, no closer look yet."""
-    unseen = {"primary_region": None, "key_state": None, "closer": None, "custom_key_store_id": None}
+    """KEY 2 to 3: no backups, nothing told of dangers or UNKNOWN, no openings counted, no closer look yet."""
+    unseen = {
+        "primary_region": None,
+        "key_state": None,
+        "closer": None,
+        "custom_key_store_id": None,
+        "deletion_cancelled": False,
+    }
     return {
         "backups": {},
         "told": {},

@@ -4,8 +4,10 @@ Sources:
     https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html
     https://docs.aws.amazon.com/kms/latest/APIReference/CommonErrors.html
     https://docs.aws.amazon.com/kms/latest/developerguide/programming-eventual-consistency.html
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html
 """
 
+import re
 from dataclasses import dataclass
 
 from botocore.exceptions import (
@@ -23,7 +25,7 @@ from botocore.exceptions import (
 )
 
 from keyvigil.domain.keys import READ_SECRET
-from keyvigil.domain.verdicts import Cause
+from keyvigil.domain.verdicts import Cause, PolicyKind, Refusal
 
 _BY_CODE = {
     "NotFoundException": Cause.KEY_NOT_FOUND,
@@ -80,6 +82,7 @@ _SECRET_CODES = {
     "ResourceNotFoundException",
 }
 
+_DENIALS = {Cause.ACCESS_DENIED, Cause.ROLE_NOT_ASSUMABLE}
 _STATE_CODES = {"DisabledException", "KMSInvalidStateException"}
 LONGEST_CODE = 100
 """How many characters of AWS's error code are kept, in a table item and in alerts; AWS's own are shorter."""
@@ -88,12 +91,23 @@ _SERVER_ERROR = 500
 _THROTTLED = 429
 
 
+_REFUSAL = re.compile(
+    rf"(?P<how>with an explicit deny in an?|because no) (?P<policy>{'|'.join(PolicyKind)})\b", re.ASCII | re.IGNORECASE
+)
+_KIND = {kind.lower(): kind for kind in PolicyKind}
+
+
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """An error's cause, and the code that AWS gave, if AWS gave any."""
+    """An error's cause, and the code that AWS gave, if AWS gave any.
+
+    `refused_by` is what the words of a denial say of the policy behind it. It is good for advice and decides no
+    cause: what AWS says there differs by service, and names one policy even where several refuse.
+    """
 
     cause: Cause
     aws_error_code: str | None
+    refused_by: Refusal | None = None
 
 
 def classify(operation: str, error: ClientError | BotoCoreError, *, key_state: str | None) -> Classified:
@@ -107,8 +121,17 @@ def classify(operation: str, error: ClientError | BotoCoreError, *, key_state: s
     if isinstance(error, ClientError):
         code = str(error.response.get("Error", {}).get("Code", ""))[:LONGEST_CODE] or None
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return Classified(_of_client_error(operation, code, status, key_state), code)
+        cause = _of_client_error(operation, code, status, key_state)
+        said = str(error.response.get("Error", {}).get("Message", ""))
+        return Classified(cause, code, _refused_by(said) if cause in _DENIALS else None)
     return Classified(_of_transport_error(error), None)
+
+
+def _refused_by(said: str) -> Refusal | None:
+    found = _REFUSAL.search(said)
+    if found is None:
+        return None
+    return Refusal(policy=_KIND[found["policy"].lower()], explicit=found["how"].lower().startswith("with"))
 
 
 def _of_client_error(operation: str, code: str | None, status: int, key_state: str | None) -> Cause:

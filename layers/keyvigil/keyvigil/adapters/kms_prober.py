@@ -29,8 +29,8 @@ from keyvigil.domain.keys import (
     Registration,
     Rotation,
 )
-from keyvigil.domain.remediation import Subject, explain
-from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Finding, Outcome, Verdict
+from keyvigil.domain.remediation import Seen, Subject, explain, missing_permission
+from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Finding, Outcome, Refusal, Remediation, Verdict
 from keyvigil.ports import (
     PROBE_SECONDS,
     Clock,
@@ -73,11 +73,14 @@ on top of it end before an operation that began in time would."""
 class _StoppedError(Exception):
     """An operation failed, and with it the probe."""
 
-    def __init__(self, cause: Cause, operation: str, aws_error_code: str | None = None) -> None:
+    def __init__(
+        self, cause: Cause, operation: str, aws_error_code: str | None = None, refused_by: Refusal | None = None
+    ) -> None:
         super().__init__(cause, operation)
         self.cause = cause
         self.operation = operation
         self.aws_error_code = aws_error_code
+        self.refused_by = refused_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +138,10 @@ class RoleCredentials:
 class KmsProber:
     """Probes keys with the real operations, each of which can be revoked by itself."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Make no client yet."""
+    def __init__(self, clock: Clock, *, monitor_role_arn: str) -> None:
+        """Make no client yet. `monitor_role_arn` is the role that this runs as, which customers' roles trust."""
         self._clock = clock
+        self._monitor_role_arn = monitor_role_arn
         self._clients: dict[str, KMSClient] = {}
         self._secrets_clients: dict[str, SecretsManagerClient] = {}
         self._lock = Lock()
@@ -161,7 +165,7 @@ class KmsProber:
         return answer
 
     def _probe_once(self, key: Key, began: float, *, closely: bool) -> tuple[ProbeAnswer, bool]:
-        run = _Run(self._clock, _subject(key), began)
+        run = _Run(self._clock, self._subject(key), began, key.facts)
         if not key.baseline.intact:
             return ProbeAnswer(verdict=run.damaged_baseline(), facts=None), False
         reused = False
@@ -198,7 +202,7 @@ class KmsProber:
         return answer
 
     def _check_restore_once(self, key: Key, region: str, began: float) -> tuple[RestoreAnswer, bool]:
-        subject = _subject(key)
+        subject = self._subject(key)
         arn = key.key_arn if region == key.region else related_key_arn(key.key_arn, region)
         there = replace(subject, key_arn=arn, region=region, operations=("DescribeKey", "Decrypt"))
         run, home = _Run(self._clock, there, began), _Run(self._clock, subject, began)
@@ -229,7 +233,7 @@ class KmsProber:
 
     def probe_registration(self, registration: Registration, *, spent_seconds: float = 0) -> RegistrationAnswer:
         """Try a key and its role before they are registered, and make the registration ciphertext."""
-        run = _Run(self._clock, _registration_subject(registration), time.monotonic() - spent_seconds)
+        run = _Run(self._clock, self._registration_subject(registration), time.monotonic() - spent_seconds)
         checks: bool | None = None
         baseline: Baseline | None = None
         healthy: Verdict | None = None
@@ -270,7 +274,7 @@ class KmsProber:
 
     def validate(self, registration: Registration) -> ValidationAnswer:
         """Try each operation by itself. What follows a failure is tried too, so that one look shows all of them."""
-        run = _Run(self._clock, _registration_subject(registration), time.monotonic())
+        run = _Run(self._clock, self._registration_subject(registration), time.monotonic())
         checks: bool | None = None
         try:
             roles = self._role_credentials()
@@ -384,40 +388,41 @@ class KmsProber:
                 )
             return self._clients[region]
 
+    def _subject(self, key: Key) -> Subject:
+        return Subject(
+            key_arn=key.key_arn,
+            region=key.region,
+            role_arn=key.role_arn,
+            external_id=key.external_id,
+            monitor_role_arn=self._monitor_role_arn,
+            operations=key.use.operations,
+            probe_secret_arn=key.probe_secret_arn,
+            used_by_services=key.use is KeyUse.SERVICE,
+        )
 
-def _subject(key: Key) -> Subject:
-    return Subject(
-        key_arn=key.key_arn,
-        region=key.region,
-        role_arn=key.role_arn,
-        external_id=key.external_id,
-        operations=key.use.operations,
-        probe_secret_arn=key.probe_secret_arn,
-        used_by_services=key.use is KeyUse.SERVICE,
-    )
-
-
-def _registration_subject(registration: Registration) -> Subject:
-    return Subject(
-        key_arn=registration.key_arn,
-        region=registration.key_arn.split(":")[3],
-        role_arn=registration.role_arn,
-        external_id=registration.external_id,
-        operations=registration.use.operations,
-        probe_secret_arn=registration.probe_secret_arn,
-        used_by_services=registration.use is KeyUse.SERVICE,
-    )
+    def _registration_subject(self, registration: Registration) -> Subject:
+        return Subject(
+            key_arn=registration.key_arn,
+            region=registration.key_arn.split(":")[3],
+            role_arn=registration.role_arn,
+            external_id=registration.external_id,
+            monitor_role_arn=self._monitor_role_arn,
+            operations=registration.use.operations,
+            probe_secret_arn=registration.probe_secret_arn,
+            used_by_services=registration.use is KeyUse.SERVICE,
+        )
 
 
 class _Run:
-    """One probe: what it tried, what it learned, how long it took since `began`."""
+    """One probe: what it tried, what it learned, how long it took since `began`. `before` was known already."""
 
-    def __init__(self, clock: Clock, subject: Subject, began: float) -> None:
+    def __init__(self, clock: Clock, subject: Subject, began: float, before: KeyFacts | None = None) -> None:
         self._clock = clock
         self._subject = subject
         self._probed_at: datetime = clock.now()
         self._began = began
-        self._key_state: str | None = None
+        self._before = before or KeyFacts()
+        self._seen = _seen_before(self._before, self._probed_at)
         self._origin: str | None = None
         self._findings: list[Finding] = []
         self.facts: KeyFacts | None = None
@@ -430,8 +435,10 @@ class _Run:
         try:
             return call()
         except (ClientError, BotoCoreError) as error:
-            classified = classify(operation, error, key_state=self._key_state)
-            raise _StoppedError(classified.cause, operation, classified.aws_error_code) from error
+            classified = classify(operation, error, key_state=self._seen.key_state)
+            raise _StoppedError(
+                classified.cause, operation, classified.aws_error_code, classified.refused_by
+            ) from error
         except (ResponseParserError, binascii.Error, KeyError) as error:
             # Something that is not AWS's answer, or half of it: whoever wrote it, it says nothing about the key.
             raise _StoppedError(Cause.UNCLASSIFIED, operation) from error
@@ -443,12 +450,13 @@ class _Run:
         except _StoppedError as stopped:
             if denial_is_final or stopped.cause is not Cause.ACCESS_DENIED:
                 raise
-            message, _ = explain(stopped.cause, stopped.operation, self._subject)
-            self._findings.append(Finding(code="DESCRIBE_KEY_DENIED", message=message))
+            message, remediation = self._explain(stopped)
+            self._findings.append(Finding(code="DESCRIBE_KEY_DENIED", message=message, remediation=remediation))
             return
-        self._key_state = metadata.get("KeyState")
         self.key_arn = metadata.get("Arn")
-        self.facts = _facts(metadata)
+        self._subject = replace(self._subject, key_arn=self.key_arn or self._subject.key_arn)
+        self.facts = _facts(metadata, self._before)
+        self._seen = _seen_now(metadata, self.facts, self._probed_at)
         self._origin = metadata.get("Origin")
         symmetric = metadata.get("KeySpec", "SYMMETRIC_DEFAULT") == "SYMMETRIC_DEFAULT"
         if metadata.get("KeyUsage", "ENCRYPT_DECRYPT") != "ENCRYPT_DECRYPT" or not symmetric:
@@ -545,8 +553,7 @@ class _Run:
                 probed_at=self._probed_at,
                 findings=tuple(self._findings),
             )
-        deletion_date = self.facts.deletion_date if self.facts else None
-        message, remediation = explain(stopped.cause, stopped.operation, self._subject, deletion_date=deletion_date)
+        message, remediation = self._explain(stopped)
         return Verdict(
             outcome=OUTCOME_OF_CAUSE[stopped.cause],
             cause=stopped.cause,
@@ -557,11 +564,18 @@ class _Run:
             latency_ms=latency,
             probed_at=self._probed_at,
             findings=tuple(self._findings),
+            permission=missing_permission(
+                stopped.cause, stopped.operation, self._subject, replace(self._seen, refused_by=stopped.refused_by)
+            ),
         )
+
+    def _explain(self, stopped: _StoppedError) -> tuple[str, Remediation | None]:
+        seen = replace(self._seen, refused_by=stopped.refused_by)
+        return explain(stopped.cause, stopped.operation, self._subject, seen)
 
     def operation_answer(self, operation: str, stopped: _StoppedError) -> OperationAnswer:
         """What a failure says of one operation: refused, or that nothing is known."""
-        message, _ = explain(stopped.cause, stopped.operation, self._subject)
+        message, _ = self._explain(stopped)
         refused = OUTCOME_OF_CAUSE[stopped.cause] is Outcome.UNHEALTHY
         error = f"{stopped.aws_error_code or stopped.cause}: {message}"
         return OperationAnswer(operation=operation, allowed=False if refused else None, error=error)
@@ -582,16 +596,44 @@ class _Run:
         )
 
 
-def _facts(metadata: "KeyMetadataTypeDef") -> KeyFacts:
-    multi = metadata.get("MultiRegionConfiguration")
+def _facts(metadata: "KeyMetadataTypeDef", before: KeyFacts) -> KeyFacts:
+    """What DescribeKey says, and of what was known before, what it no longer says."""
+    multi = metadata.get("MultiRegionConfiguration", {})
+    state = metadata.get("KeyState")
+    expires_at = metadata.get("ValidTo")
+    if state == "PendingImport" and expires_at is None:
+        expires_at = before.material_expires_at
     return KeyFacts(
         multi_region=bool(metadata.get("MultiRegion")),
-        replica_regions=tuple(each["Region"] for each in multi.get("ReplicaKeys", []) if "Region" in each)
-        if multi
-        else (),
+        replica_regions=tuple(each["Region"] for each in multi.get("ReplicaKeys", []) if "Region" in each),
         deletion_date=metadata.get("DeletionDate"),
-        material_expires_at=metadata.get("ValidTo"),
-        primary_region=multi.get("PrimaryKey", {}).get("Region") if multi else None,
-        key_state=metadata.get("KeyState"),
+        material_expires_at=expires_at,
+        primary_region=multi.get("PrimaryKey", {}).get("Region"),
+        key_state=state,
         custom_key_store_id=metadata.get("CustomKeyStoreId"),
+        deletion_cancelled=state == "Disabled" and (before.deletion_date is not None or before.deletion_cancelled),
+    )
+
+
+def _seen_before(before: KeyFacts, now: datetime) -> Seen:
+    """What is known of a key that DescribeKey has said nothing of yet, or is not allowed to."""
+    return Seen(
+        at=now,
+        deletion_date=before.deletion_date,
+        deletion_cancelled=before.deletion_cancelled,
+        material_expires_at=before.material_expires_at,
+        primary_region=before.primary_region,
+        replica_regions=before.replica_regions,
+    )
+
+
+def _seen_now(metadata: "KeyMetadataTypeDef", facts: KeyFacts, now: datetime) -> Seen:
+    return replace(
+        _seen_before(facts, now),
+        key_state=metadata.get("KeyState"),
+        key_usage=metadata.get("KeyUsage"),
+        key_spec=metadata.get("KeySpec"),
+        imported=metadata.get("Origin") == "EXTERNAL",
+        deletion_window_days=metadata.get("PendingDeletionWindowInDays"),
+        key_store_id=metadata.get("CustomKeyStoreId"),
     )

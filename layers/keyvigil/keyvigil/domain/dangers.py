@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 from keyvigil.domain.alerts import AlertCause, AlertStatus, AlertType, Notice, Severity
 from keyvigil.domain.arns import is_multi_region, related_key_arn
+from keyvigil.domain.aws_commands import KeyCommands
 from keyvigil.domain.keys import Key, Told, is_stale
 from keyvigil.domain.projects import Project
-from keyvigil.domain.remediation import import_commands
 from keyvigil.domain.verdicts import Remediation
 
 DELETION_DAYS = (14, 7, 3, 1)
@@ -180,7 +180,7 @@ def see_expiry(key: Key, now: datetime) -> Seen:
                 "Import the same key material again, with a later expiry or none; other material will not open the "
                 "old data."
             ),
-            commands=import_commands(key.region, key.key_arn),
+            commands=KeyCommands(key.key_arn, key.region).import_material(),
         ),
     )
 

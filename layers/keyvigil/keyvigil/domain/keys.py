@@ -130,6 +130,9 @@ class KeyFacts:
 
     `primary_region` is set for multi-Region keys; `replica_regions` names the others, the key's own among them if it
     is a replica.
+
+    `material_expires_at` stays known after the material is gone, so that its end can be explained;
+    `deletion_cancelled` says that the key is disabled because that is how a cancelled deletion leaves it.
     """
 
     multi_region: bool = False
@@ -139,6 +142,7 @@ class KeyFacts:
     custom_key_store_id: str | None = None
     primary_region: str | None = None
     key_state: str | None = None
+    deletion_cancelled: bool = False
     closer: CloserLook | None = None
 
     @property

@@ -76,6 +76,40 @@ class Remediation:
 
     summary: str
     commands: tuple[str, ...] = ()
+    statement: str | None = None
+    """The policy statement that must hold, as JSON, where a policy is what refuses."""
+
+
+class PolicyKind(StrEnum):
+    """Which kind of policy refused a request, in AWS's own words.
+
+    Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html
+    """
+
+    IDENTITY = "identity-based policy"
+    RESOURCE = "resource-based policy"
+    SERVICE_CONTROL = "service control policy"
+    RESOURCE_CONTROL = "resource control policy"
+    BOUNDARY = "permissions boundary"
+    SESSION = "session policy"
+    ENDPOINT = "VPC endpoint policy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Who refused, as far as AWS said so. `explicit`: a Deny matched, instead of no Allow."""
+
+    policy: PolicyKind
+    explicit: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """The permission that a probe found missing. `refused_by` is None where AWS did not say which policy it was."""
+
+    action: str
+    resource: str
+    refused_by: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +118,7 @@ class Finding:
 
     code: str
     message: str
+    remediation: Remediation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,3 +134,4 @@ class Verdict:
     latency_ms: int
     probed_at: datetime
     findings: tuple[Finding, ...] = ()
+    permission: Permission | None = None

@@ -20,8 +20,21 @@ from keyvigil.use_cases.telling import Telling
 class Canaries:
     """Registers, lists and removes canaries. One is probed before it is stored, as a customer's key is."""
 
-    def __init__(self, store: Store, checker: KeyChecker, clock: Clock, ids: Ids, *, external_id: str) -> None:
-        """Keep the ports. `external_id` is the one that the roles of all this stack's canaries ask for."""
+    def __init__(
+        self,
+        store: Store,
+        checker: KeyChecker,
+        clock: Clock,
+        ids: Ids,
+        *,
+        external_id: str,
+        monitor_role_arn: str,
+    ) -> None:
+        """Keep the ports.
+
+        `external_id` is what the roles of all this stack's canaries ask for, `monitor_role_arn` whom they trust.
+        """
+        self._monitor_role_arn = monitor_role_arn
         self._store = store
         self._checker = checker
         self._clock = clock
@@ -64,7 +77,7 @@ class Canaries:
         self._check_room(wanted)
         answer = self._checker.probe_registration(wanted.as_registration())
         if answer.role_checks_external_id is False:
-            raise role_without_external_id(role_arn, self.external_id)
+            raise role_without_external_id(role_arn, self.external_id, self._monitor_role_arn)
         if answer.verdict.outcome is not Outcome.HEALTHY:
             raise refuse_verdict(answer.verdict, role_arn)
         if answer.baseline is None:

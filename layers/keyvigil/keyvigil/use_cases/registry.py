@@ -12,6 +12,7 @@ from keyvigil.domain.arns import (
     role_name,
     secret_prefix,
 )
+from keyvigil.domain.aws_commands import trust_again
 from keyvigil.domain.backups import BACKUPS_NAMED
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings
 from keyvigil.domain.endpoints import endpoint_problem
@@ -241,8 +242,14 @@ def refuse_verdict(verdict: Verdict, role_arn: str) -> RefusedError:
     cause = verdict.cause or Cause.UNCLASSIFIED
     detail = verdict.message
     if cause is Cause.ACCESS_DENIED:
-        statement = commands[0] if commands else ""
+        statement = remediation.statement if remediation else ""
         detail = f"kms:{verdict.operation} was refused to {role_arn}. Add this policy statement: {statement}"
+        refused_by = verdict.permission.refused_by if verdict.permission else None
+        if refused_by is not None and refused_by.explicit:
+            detail = (
+                f"kms:{verdict.operation} was refused to {role_arn}: a {refused_by.policy} denies it, which outweighs "
+                f"every permission. Once that is gone, this policy statement lets the role in: {statement}"
+            )
     return RefusedError(
         422,
         _REFUSAL_TITLES.get(cause, "KMS key cannot be used"),
@@ -253,7 +260,7 @@ def refuse_verdict(verdict: Verdict, role_arn: str) -> RefusedError:
     )
 
 
-def role_without_external_id(role_arn: str, external_id: str) -> RefusedError:
+def role_without_external_id(role_arn: str, external_id: str, monitor_role_arn: str) -> RefusedError:
     """Say that a role lets in whoever makes KeyVigil ask."""
     return RefusedError(
         422,
@@ -262,7 +269,7 @@ def role_without_external_id(role_arn: str, external_id: str) -> RefusedError:
         "make KeyVigil act in that account. Add the condition to the role's trust policy.",
         cause=Cause.ROLE_NOT_ASSUMABLE,
         summary="Require the ExternalId in the role's trust policy.",
-        commands=('"Condition": {"StringEquals": {"sts:ExternalId": "' + external_id + '"}}',),
+        commands=(trust_again(role_arn, monitor_role_arn, external_id),),
     )
 
 
@@ -292,13 +299,16 @@ class KeyRequest:
 class Keys:
     """Registers, checks, changes and removes keys. Only `check_keys` touches them; this asks it."""
 
-    def __init__(self, store: Store, checker: KeyChecker, clock: Clock, *, own_account: str) -> None:
-        """Keep the ports. `own_account` is the account that KeyVigil itself runs in."""
+    def __init__(
+        self, store: Store, checker: KeyChecker, clock: Clock, *, own_account: str, monitor_role_arn: str
+    ) -> None:
+        """Keep the ports. `own_account` is the account that KeyVigil itself runs in, the role is what probes keys."""
         self._store = store
         self._checker = checker
         self._clock = clock
         self._own_account = own_account
         self._audit = AuditRoles(store, clock, at_once=PROJECTS_A_REQUEST)
+        self._monitor_role_arn = monitor_role_arn
 
     def get(self, project_id: str, key_id: str) -> Key:
         """Read a key.
@@ -366,7 +376,7 @@ class Keys:
         self._check_request(project_id, wanted)
         answer = self._checker.validate_key(_registration(project, wanted))
         if answer.role_checks_external_id is False:
-            raise role_without_external_id(wanted.role_arn, project.external_id)
+            raise role_without_external_id(wanted.role_arn, project.external_id, self._monitor_role_arn)
         return answer
 
     def update(
@@ -550,7 +560,7 @@ class Keys:
         """
         answer = self._checker.probe_registration(_registration(project, wanted, baseline))
         if answer.role_checks_external_id is False:
-            raise role_without_external_id(wanted.role_arn, project.external_id)
+            raise role_without_external_id(wanted.role_arn, project.external_id, self._monitor_role_arn)
         if answer.verdict.outcome is not Outcome.HEALTHY:
             raise refuse_verdict(answer.verdict, wanted.role_arn)
         return answer
