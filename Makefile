@@ -22,7 +22,7 @@ export SAM_CLI_TELEMETRY ?= 0
 
 .PHONY: help
 help: ## what can be made
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##### Installing
 
@@ -92,6 +92,12 @@ demo: $(RUNS) ## the whole story on a local cloud: a key is disabled, a cluster 
 .PHONY: test
 test: $(RUNS) .tools/aws/.installed ## every test: unit, integration, template, end to end
 	@.venv/bin/pytest
+
+.PHONY: fault-table
+fault-table: $(RUNS) ## docs/fault-table.md, from tests that inject the faults (five minutes)
+	@KEYVIGIL_WRITE_FAULT_TABLE=1 .venv/bin/pytest --quiet tests/unit/test_faults.py tests/e2e/test_stories.py \
+	  -k 'test_faults or every_fault or keyvigils_own_trouble'
+	@.venv/bin/pytest --quiet tests/unit/test_fault_table.py
 
 ##### Gates
 

@@ -126,7 +126,13 @@ def test_a_key_of_another_region_is_refused(stage: Stage) -> None:
 
 def test_nobody_gets_in_without_a_signature(stage: Stage) -> None:
     with urllib3.PoolManager(timeout=urllib3.Timeout(5.0)) as http:
-        for method, path in (("GET", "projects"), ("POST", "projects"), ("GET", "projects/x/keys"), ("GET", "fleet")):
+        for method, path in (
+            ("GET", "projects"),
+            ("POST", "projects"),
+            ("GET", "projects/x/keys"),
+            ("GET", "fleet"),
+            ("GET", "fleet/canaries"),
+        ):
             answer = http.request(method, f"{stage.outputs.api_url}/{path}", retries=False)
             assert answer.status == 403, (method, path)
 
@@ -153,6 +159,9 @@ def test_a_tenant_reaches_its_own_project_and_no_other(stage: Stage) -> None:
     assert refusal(lambda: tenant.get("projects", theirs))["status"] == 403
     assert refusal(lambda: tenant.get("projects", theirs, "keys"))["status"] == 403
     assert refusal(lambda: tenant.get("fleet"))["status"] == 403
+    assert refusal(lambda: tenant.get("fleet", "canaries"))["status"] == 403
+    assert refusal(lambda: tenant.post("fleet", "canaries", body={}))["status"] == 403
+    assert refusal(lambda: tenant.delete("fleet", "canaries", "stack"))["status"] == 403
     assert refusal(lambda: tenant.get("projects"))["status"] == 403
 
 
@@ -208,6 +217,19 @@ def test_the_fleet_shows_what_is_under_watch_and_when_it_was_swept(stage: Stage)
     assert set(fleet["clusters"]) >= {"ACTIVE", "LOCKED", "PENDING_KEY"}
     if fleet["last_sweep"] is not None:
         assert datetime.fromisoformat(fleet["last_sweep"]["at"]) <= datetime.now(UTC)
+
+
+def test_a_tenant_can_register_neither_the_canarys_role_nor_its_key(stage: Stage) -> None:
+    external_id = stage.api.get("fleet", "canaries")["external_id"]
+    assert external_id.startswith("keyvigil-canary-")
+    described = stage.cloud.session().client("cloudformation").describe_stack_resources(StackName="keyvigil")
+    canary = {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in described["StackResources"]}
+    own = RegistrableKey(
+        key_arn=f"arn:aws:kms:us-west-2:{OPERATOR_ACCOUNT}:key/{canary['CanaryKey']}",
+        role_arn=f"arn:aws:iam::{OPERATOR_ACCOUNT}:role/{canary['CanaryRole']}",
+    )
+    problem = refusal(lambda: stage.project().register_key(own))
+    assert (problem["status"], problem["title"]) == (422, "Role in KeyVigil's own account is not for customers")
 
 
 def test_a_request_that_is_repeated_with_its_idempotency_key_creates_once(stage: Stage) -> None:
