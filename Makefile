@@ -97,6 +97,12 @@ test: $(RUNS) .tools/aws/.installed ## all tests but the next: unit, integration
 test-permissions: $(RUNS) ## each permission of the template is taken away in turn, and something must miss it
 	@.venv/bin/pytest --verbose tests/permissions
 
+.PHONY: fault-table
+fault-table: $(RUNS) ## docs/fault-table.md, from tests that inject the faults (five minutes)
+	@KEYVIGIL_WRITE_FAULT_TABLE=1 .venv/bin/pytest --quiet tests/unit/test_faults.py tests/e2e/test_stories.py \
+	  -k 'test_faults or every_fault or keyvigils_own_trouble'
+	@.venv/bin/pytest --quiet tests/unit/test_fault_table.py
+
 ##### Gates
 
 # All gates run, so that one look shows everything; the whole fails if one of them did.

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,13 @@ def test_a_stack_with_a_locked_cluster_goes_only_when_told_to_release_it_and_lea
     assert own_cloud.session().client("lambda").list_layers()["Layers"] == []
     assert own_cloud.session().client("lambda").list_functions()["Functions"] == []
     assert own_cloud.session().client("dynamodb").list_tables()["TableNames"] == []
+    assert own_cloud.session().client("iam").list_roles()["Roles"] == []
+    # The canary's key is the one thing that takes longer: KMS deletes none in less than seven days.
+    kms = own_cloud.session().client("kms")
+    keys = [kms.describe_key(KeyId=each["KeyId"])["KeyMetadata"] for each in kms.list_keys()["Keys"]]
+    [canary] = [each for each in keys if each["KeyManager"] == "CUSTOMER"]
+    assert canary["KeyState"] == "PendingDeletion"
+    assert canary["DeletionDate"] - datetime.now(UTC) <= timedelta(days=7)
 
     again = uninstall(own_cloud)
     assert again.returncode == 0, again.stdout + again.stderr

@@ -129,6 +129,7 @@ ROWS = [
     unknown("SignatureDoesNotMatch", Cause.OWN_CREDENTIALS, operation="AssumeRole", status=403),
     unknown("InvalidSignatureException", Cause.OWN_CREDENTIALS),
     unknown("RequestExpired", Cause.OWN_CREDENTIALS),
+    unknown("RequestTimeTooSkewed", Cause.OWN_CREDENTIALS, operation="AssumeRole", status=403),
     unknown("IncompleteSignature", Cause.OWN_CREDENTIALS),
     unknown("MissingAuthenticationToken", Cause.OWN_CREDENTIALS, status=403),
     unknown("OptInRequired", Cause.OWN_CREDENTIALS, status=403),
