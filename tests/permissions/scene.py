@@ -349,9 +349,9 @@ class Scene:
         now, incident_id = self.now(), self.ids.ulid()
         unhealthy = Health(
             status=KeyStatus.UNHEALTHY,
-            failing_streak=3,
+            failing_streak=6,
             definite_streak=3,
-            failing_since=now - timedelta(minutes=1),
+            failing_since=now - timedelta(minutes=3),
             counted_at=now,
             confirmed=True,
         )
