@@ -44,6 +44,10 @@ COUNTED = (
     "KeysGone",
     "RegistrationProbes",
     "Validations",
+    "RestoreChecks",
+    "DenialsDoubted",
+    *(f"Canary{outcome.title()}" for outcome in Outcome),
+    *(f"ActorSearch{outcome.title().replace('_', '')}" for outcome in SearchOutcome),
 )
 """What every invocation counts, at least to zero: what is missing must mean that nothing ran."""
 

@@ -15,11 +15,16 @@ from keyvigil.adapters.cloudtrail_records import Ignored, from_eventbridge
 logger = Logger(service="receive_key_event")
 metrics = Metrics(service="receive_key_event")
 
+COUNTED = ("KeyEvents", "KeyEventRegistrations", "KeyEventsIgnored", "KeyEventsCut")
+"""What every invocation counts, at least to zero: what is missing must mean that nothing ran."""
+
 
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
 def handler(event: Any, _context: LambdaContext) -> dict[str, Any]:
     """Take one event. What is no event about a key is ignored: trying it again would not make it one."""
+    for name in COUNTED:
+        metrics.add_metric(name=name, unit=MetricUnit.Count, value=0)
     taken = from_eventbridge(event)
     if isinstance(taken, Ignored):
         logger.info("event ignored", extra={"reason": taken.reason})

@@ -39,6 +39,7 @@ class Grant(NamedTuple):
         return self.statement, self.permission.action, self.resource
 
 
+_WHOLE_ACCOUNT = "arn:${AWS::Partition}:iam::${AWS::AccountId}:root"
 _ARN = re.compile(r"^arn:[^:]*:(?P<service>[^:]*):[^:]*:[^:]*:(?P<resource>.*)$")
 _VARIABLE = re.compile(r"\$\{AWS::\w+\}")
 
@@ -48,6 +49,8 @@ def _name(resource: Any) -> str:
     match resource:
         case {"Ref": "KmsKeyArn"}:
             return "the stack's key"
+        case {"Fn::Sub": str(text)} if text == _WHOLE_ACCOUNT:
+            return "this account's IAM"
         case {"Fn::GetAtt": [str(logical_id), "Arn"]} | {"Ref": str(logical_id)}:
             return logical_id
         case {"Fn::GetAtt": [str(logical_id), "StreamArn"]}:
@@ -128,6 +131,18 @@ def _statement_of(permission: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _of_key(logical_id: str, policy: dict[str, Any]) -> dict[str, Any]:
+    """A key's policy, in which ``*`` is the key and nothing else.
+
+    https://docs.aws.amazon.com/kms/latest/developerguide/key-policy-overview.html
+    """
+    statements = [{**each, "Resource": {"Ref": logical_id}} for each in policy["Statement"] if each["Resource"] == "*"]
+    if len(statements) < len(policy["Statement"]):
+        message = f"{logical_id} has a policy of a kind that nobody reads yet: a key's policy says *, which is the key"
+        raise ValueError(message)
+    return {**policy, "Statement": statements}
+
+
 _OTHER_POLICIES = {"PolicyDocument", "KeyPolicy", "ResourcePolicy"}
 
 
@@ -144,23 +159,36 @@ def _policies_of_resources(template: Template) -> Iterator[_Policy]:
             yield logical_id, "", properties["PolicyDocument"]
         elif kind == "AWS::Events::EventBusPolicy":
             yield logical_id, "", {"Statement": [properties["Statement"]]}
+        elif kind == "AWS::KMS::Key":
+            yield logical_id, "", _of_key(logical_id, properties["KeyPolicy"])
         elif not kind.startswith("AWS::IAM::") and _OTHER_POLICIES & properties.keys():
             message = f"{logical_id} has a policy of a kind that nobody reads yet: say here how"
             raise ValueError(message)
 
 
-def _scope_of_resources_policy(statement: dict[str, Any]) -> str:
-    who = _of_whom(statement["Principal"])
-    match statement.get("Condition"):
-        case None:
-            return who
-        case {"ArnLike": {"aws:SourceArn": source}, **rest} if not rest:
-            return f"{who}, from {_name(source)}"
-        case {"StringEquals": {"aws:PrincipalOrgID": organization}, **rest} if not rest:
-            return f"{who}, of {_name(organization)}"
-        case condition:
-            message = f"{condition} has no words for readers"
+def _narrowed(operator: str, key: str, value: Any) -> str:
+    """What one condition of a resource's policy adds, in words."""
+    match operator, key, value:
+        case "ArnLike", "aws:SourceArn", source:
+            return f", from {_name(source)}"
+        case "StringEquals", "aws:PrincipalOrgID", organization:
+            return f", of {_name(organization)}"
+        case "Bool", "events:eventBusInvocation", "true":
+            return ", through a bus of theirs"
+        case "ForAllValues:StringEquals", "events:source", sources:
+            return f", {' and '.join(listed(sources))} only"
+        case "Null", "events:source", "false":  # without it ForAllValues is true of a call that names no source
+            return ""
+        case _:
+            message = f"{operator} {key} {value} has no words for readers"
             raise ValueError(message)
+
+
+def _scope_of_resources_policy(statement: dict[str, Any]) -> str:
+    conditions = statement.get("Condition", {}).items()
+    return _of_whom(statement["Principal"]) + "".join(
+        _narrowed(operator, key, value) for operator, keys in conditions for key, value in keys.items()
+    )
 
 
 def _in(statement: dict[str, Any], role: str, scope: str) -> Iterator[tuple[int, Permission]]:

@@ -152,6 +152,65 @@ def _undelivered(template: Template) -> Iterator[Permission]:
             yield from _in_policies(template, "AWS::SQS::QueuePolicy", "sqs:SendMessage", lets_in)
 
 
+def _rules(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
+    for logical_id, resource in template["Resources"].items():
+        if resource["Type"] == "AWS::Events::Rule":
+            yield logical_id, resource["Properties"]
+
+
+def _targets(template: Template) -> Iterator[Permission]:
+    for logical_id, rule in _rules(template):
+        for target in rule["Targets"]:
+            function = _target(target["Arn"])
+            if template["Resources"][function]["Type"] != "AWS::Lambda::Function" or "RoleArn" in target:
+                message = f"{logical_id} has target {function}: say here what lets a rule in there"
+                raise ValueError(message)
+            lets_in = f"{function} by events, from {logical_id}"
+            yield from _in_policies(template, "AWS::Lambda::Permission", "lambda:InvokeFunction", lets_in)
+
+
+def _not_handed_over(template: Template) -> Iterator[Permission]:
+    found = {
+        f"{_target(target['DeadLetterConfig']['Arn'])} by events, from rule/{_beginning(rule, template)}*"
+        for _, rule in _rules(template)
+        for target in rule["Targets"]
+        if "DeadLetterConfig" in target
+    }
+    for lets_in in sorted(found):
+        yield from _in_policies(template, "AWS::SQS::QueuePolicy", "sqs:SendMessage", lets_in)
+
+
+def _beginning(rule: dict[str, Any], template: Template) -> str:
+    """What a rule's ARN has after `rule/`, as far as all of this stack's share it: the bus's name comes before its own.
+
+    https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazoneventbridge.html
+    """
+    bus = rule.get("EventBusName")
+    named = template["Resources"][_target(bus)]["Properties"] if bus else rule
+    stack, _, rest = str(named["Name"]["Fn::Sub"]).partition("-")
+    return "<stack>-" if stack == "${AWS::StackName}" else f"{stack}-{rest}"
+
+
+_TRUSTED = {
+    "TrustedEventAccounts": "by TrustedEventAccounts",
+    "TrustedEventOrganization": "by anybody, of TrustedEventOrganization",
+}
+
+
+def _forwarded(template: Template) -> Iterator[Permission]:
+    """Rules of customers' accounts forward to every bus but the default one on which a rule waits for AWS's events."""
+    buses = {
+        _target(rule["EventBusName"])
+        for _, rule in _rules(template)
+        if "EventBusName" in rule and any(each.startswith("aws.") for each in rule["EventPattern"]["source"])
+    }
+    for parameter, who in _TRUSTED.items():
+        if template["Parameters"][parameter]["Default"]:
+            for bus in sorted(buses):
+                lets_in = f"{bus} {who}, through a bus of theirs, aws.kms and aws.iam only"
+                yield from _in_policies(template, "AWS::Events::EventBusPolicy", "events:PutEvents", lets_in)
+
+
 def _in_policies(template: Template, kind: str, action: str, on: str) -> Iterator[Permission]:
     """A permission that some resource's policy must give. Which resource that is, is its own business."""
     holders = {name for name, resource in template["Resources"].items() if resource["Type"] == kind}
@@ -298,6 +357,27 @@ NEEDS = (
         "https://docs.aws.amazon.com/sns/latest/dg/sns-configure-dead-letter-queue.html",
         "sends nothing to a subscription's dead letters",
         _undelivered,
+    ),
+    Need(
+        "a rule's target",
+        "EventBridge may invoke a function only if the function's own policy lets the rule in",
+        "https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-use-resource-based.html",
+        "invokes without asking the function's policy",
+        _targets,
+    ),
+    Need(
+        "events that could not be handed over",
+        "EventBridge puts them into the rule's dead-letter queue only if the queue's own policy lets it",
+        "https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-rule-dlq.html",
+        "asks no queue's policy",
+        _not_handed_over,
+    ),
+    Need(
+        "events that customers forward",
+        "a rule of another account may send to a bus only if the bus's own policy lets it",
+        "https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-cross-account.html",
+        "knows no policies of buses in templates, and has no bus of another account",
+        _forwarded,
     ),
     Need(
         "a batch of messages",

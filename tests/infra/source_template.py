@@ -64,7 +64,8 @@ class SourceTemplate:
     def resolve(self, rendered: Template, **given: str) -> Template:
         """Do what CloudFormation does with a rendered template's conditions, some parameters being given.
 
-        What a false condition leaves out is gone, and what only a true one puts in is there.
+        What a false condition leaves out is gone, what only a true one puts in is there, and what was given stands as
+        its parameter's default.
         """
         parameters = {name: str(each.get("Default", "")) for name, each in rendered["Parameters"].items()}
         resolver = _Resolver(parameters | given, rendered.get("Conditions", {}))
@@ -75,6 +76,8 @@ class SourceTemplate:
         }
         template: Template = resolver.resolved({**rendered, "Resources": kept})
         del template["Conditions"]
+        for name, value in given.items():
+            template["Parameters"][name] = {**template["Parameters"][name], "Default": value}
         return template
 
     def render(self) -> Template:

@@ -20,7 +20,16 @@ def test_nothing_optional_is_granted_to_a_stack_that_did_not_ask_for_it(
     plain_template: Template, full_template: Template
 ) -> None:
     only_on_request = set(granted(full_template)) - set(granted(plain_template))
-    assert {each.action.partition(":")[0] for each in only_on_request} == {"kms", "sns", "xray"}
+    assert {each.action.partition(":")[0] for each in only_on_request} == {
+        "events",
+        "kms",
+        "sns",
+        "xray",
+    }
+    assert {each.role for each in only_on_request if each.action.startswith("events:")} == {
+        "IntakeFromAccounts",
+        "IntakeFromOrganization",
+    }
     # Whoever is asked for topics' keys without having one takes away what a key that was given before left there.
     assert {each.role for each in only_on_request if each.action.startswith("sns:")} == {"RegistryApiRole"}
     assert set(granted(plain_template)) < set(granted(full_template))
@@ -107,6 +116,20 @@ def test_somebody_whom_a_resource_lets_in_counts(full_template: Template) -> Non
             {"ArnLike": {"aws:SourceArn": {"Ref": "Topic"}}},
             "Bus by sns, from Topic",
         ),
+        (
+            {"AWS": {"Ref": "Accounts"}},
+            {
+                "Bool": {"events:eventBusInvocation": "true"},
+                "ForAllValues:StringEquals": {"events:source": ["aws.kms", "aws.iam"]},
+                "Null": {"events:source": "false"},
+            },
+            "Bus by Accounts, through a bus of theirs, aws.kms and aws.iam only",
+        ),
+        (
+            {"AWS": {"Fn::Sub": "arn:${AWS::Partition}:iam::${AWS::AccountId}:root"}},
+            None,
+            "Bus by this account's IAM",
+        ),
     ],
 )
 def test_whom_a_resource_lets_in_is_said_in_words(principal: Any, condition: Any, words: str) -> None:
@@ -121,7 +144,30 @@ def test_whom_a_resource_lets_in_is_said_in_words(principal: Any, condition: Any
     "resource",
     [
         {"Type": "AWS::S3::BucketPolicy", "Properties": {"PolicyDocument": {"Statement": []}}},
-        {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": {"Statement": []}}},
+        {"Type": "AWS::S3Express::BucketPolicy", "Properties": {"ResourcePolicy": {"Statement": []}}},
+        {
+            "Type": "AWS::KMS::Key",
+            "Properties": {
+                "KeyPolicy": {
+                    "Statement": [
+                        {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": {"Ref": "AnotherKey"}}
+                    ]
+                }
+            },
+        },
+        {
+            "Type": "AWS::Events::EventBusPolicy",
+            "Properties": {
+                "StatementId": "x",
+                "Statement": {
+                    "Effect": "Allow",
+                    "Principal": "*",
+                    "Action": "events:PutEvents",
+                    "Resource": {"Ref": "Bus"},
+                    "Condition": {"Bool": {"events:eventBusInvocation": "false"}},
+                },
+            },
+        },
         {
             "Type": "AWS::Lambda::Permission",
             "Properties": {"FunctionName": "f", "Action": "lambda:InvokeFunction", "Principal": "222222222222"},

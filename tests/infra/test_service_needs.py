@@ -28,7 +28,7 @@ def less(template: Template, permission: Permission) -> Template:
     resources = reduced["Resources"]
     [grant] = [each for each in grants(template) if each.permission == permission]
     properties = resources[permission.role]["Properties"]
-    if resources[permission.role]["Type"] == "AWS::Lambda::Permission":
+    if resources[permission.role]["Type"] in {"AWS::Lambda::Permission", "AWS::Events::EventBusPolicy"}:
         del resources[permission.role]
     elif not grant.policy:
         properties["PolicyDocument"] = without(properties["PolicyDocument"], {grant.place})
@@ -206,6 +206,31 @@ def test_an_integration_of_a_function_that_does_not_let_the_api_in_is_found(full
     assert unmet.endswith(
         "(an AWS::Lambda::Permission): lambda:InvokeFunction on CheckKeysFunction by apigateway, from Api/*"
     )
+
+
+def test_a_rule_that_its_function_does_not_let_in_is_found(full_template: Template) -> None:
+    template = copy.deepcopy(full_template)
+    [target] = template["Resources"]["ReceiveKeyEventFunctionIamCalls"]["Properties"]["Targets"]
+    target["Arn"] = {"Fn::GetAtt": ["CheckKeysFunction", "Arn"]}
+    [unmet] = unmet_needs(template)
+    assert unmet.endswith("on CheckKeysFunction by events, from ReceiveKeyEventFunctionIamCalls")
+
+
+@pytest.mark.parametrize(
+    ("renamed", "words"), [("ReceiveKeyEventFunctionIamCalls", "on the default bus"), ("IntakeBus", "on a bus")]
+)
+def test_a_rule_whose_name_the_dead_letters_do_not_take_is_found(
+    full_template: Template, renamed: str, words: str
+) -> None:
+    template = copy.deepcopy(full_template)
+    template["Resources"][renamed]["Properties"]["Name"] = {"Fn::Sub": f"mine-{words}"}
+    [unmet] = unmet_needs(template)
+    assert unmet.endswith(f"sqs:SendMessage on EventDeadLetters by events, from rule/mine-{words}*")
+
+
+def test_accounts_that_are_trusted_and_not_let_in_are_found(full_template: Template, plain_template: Template) -> None:
+    unmet = unmet_needs({**plain_template, "Parameters": full_template["Parameters"]})
+    assert [each.partition(": (")[0] for each in unmet] == ["events that customers forward"] * 2
 
 
 def test_a_step_or_a_schedule_that_nobody_knows_the_needs_of_is_refused(full_template: Template) -> None:

@@ -587,18 +587,3 @@ def test_a_reason_may_stand_above_its_statement() -> None:
         "  - Effect", "  # The token is the scope.\n  - Effect"
     )
     assert template_rules.wildcard_resource_problems(source) == []
-
-
-def test_what_the_alarms_on_our_own_metrics_watch_is_published(rendered_template: Template) -> None:
-    watched = {
-        (alarm["Dimensions"][0]["Value"], alarm["MetricName"])
-        for resource in rendered_template["Resources"].values()
-        if resource["Type"] == "AWS::CloudWatch::Alarm"
-        for alarm in [resource["Properties"]]
-        if alarm["Namespace"] == "KeyVigil"
-    }
-    assert watched >= {("plan_sweep", "SweepsDone"), ("plan_sweep", "StaleKeys")}
-    for function, metric in watched:
-        source = (ROOT / "functions" / function / "app.py").read_text(encoding="utf-8")
-        assert f'name="{metric}"' in source
-        assert f'service="{function}"' in source

@@ -7,10 +7,12 @@ import pytest
 from keyvigil.domain.alerts import AlertType, WorkflowStart, make_alert
 from keyvigil.domain.clusters import ClusterStatus, LockVia
 from keyvigil.domain.incidents import IncidentStatus, WorkflowKind
+from keyvigil.domain.verdicts import Cause
 from keyvigil_cli.api_client import ApiProblemError
 from keyvigil_cli.local_cloud import OPERATOR_ACCOUNT, REGION, STACK_NAME
 from keyvigil_cli.waiting import wait_until
 from tests import examples
+from tests import recorded_events as recordings
 from tests.permissions.drill import drill, on
 from tests.permissions.scene import SOON_SECONDS, Ear, Scene
 
@@ -202,6 +204,35 @@ def a_subscription_from_before_there_were_dead_letters_gets_them(scene: Scene) -
     assert STACK_NAME in found["RedrivePolicy"]
 
 
+# ---------------------------------------------------------------------------------------------- events
+
+EVENTS = "ReceiveKeyEventRole"
+
+
+@drill(
+    on(EVENTS, TABLE, "dynamodb:GetItem", "dynamodb:Query"),
+    on(EVENTS, "Table, partitions HINTS#* only", "dynamodb:PutItem"),
+    on(EVENTS, "CheckQueue", "sqs:SendMessageBatch"),
+)
+def an_event_has_a_key_probed_and_keeps_who_acted(scene: Scene) -> None:
+    key = scene.watched_key()
+    event = recordings.recorded(
+        "DisableKey", account=key.account_id, kms_key=key.key_arn.rpartition("/")[2], role="nobody"
+    )
+    taken = scene.invoke("receive-key-event", recordings.at(event, scene.now()))
+    assert taken["messages"] > 0
+    hints = scene.store.event_hints(key.project_id, key.key_id)
+    assert hints is not None
+    assert [each.event_name for each in hints.calls] == ["DisableKey"]
+    wait_until(
+        "the key to be probed",
+        lambda: scene.store.key(key.project_id, key.key_id),
+        lambda seen: seen is not None and seen.last_trigger == "event",
+        within=SOON_SECONDS,
+        every=0.1,
+    )
+
+
 # ---------------------------------------------------------------------------------------------- checking
 
 
@@ -225,6 +256,14 @@ def a_customers_role_is_assumed(scene: Scene) -> None:
     assert scene.invoke("check-keys", event)["outcome"] == "HEALTHY"
 
 
+@drill(
+    on("CanaryRole", "CanaryKey", "kms:DescribeKey", "kms:Encrypt", "kms:Decrypt"),
+    on("CanaryKey", "CanaryKey by this account's IAM", "kms:*"),
+)
+def the_canary_is_found_healthy(scene: Scene) -> None:
+    assert scene.canary_outcome() == "HEALTHY"
+
+
 # ---------------------------------------------------------------------------------------------- lockout and recovery
 
 
@@ -234,6 +273,14 @@ def a_lockout_is_decided(scene: Scene) -> None:
     decided = scene.invoke("decide-lockout", outage.of_incident)
     assert (decided["verb"], decided["cluster_ids"]) == ("LOCK", [outage.cluster_id])
     assert scene.incident(outage).status is IncidentStatus.LOCKING
+
+
+@drill(on("DecideLockoutRole", AGENDA, "dynamodb:Query"))
+def a_lockout_that_might_be_our_own_fault_is_held_against_others_of_its_kind(scene: Scene) -> None:
+    outage = scene.outage(IncidentStatus.CONFIRMING, ClusterStatus.ACTIVE, cause=Cause.ACCESS_DENIED)
+    assert scene.canary_outcome() == "HEALTHY"  # since then, so that it vouches for us
+    decided = scene.invoke("decide-lockout", outage.of_incident)
+    assert decided["verb"] == "LOCK"
 
 
 @drill(on("LockClusterRole", TABLE, "dynamodb:GetItem", "dynamodb:PutItem"))

@@ -24,6 +24,7 @@ class RunningStack:
         self._iam = session.client("iam")
         self._sqs = session.client("sqs")
         self._lambda = session.client("lambda")
+        self._kms = session.client("kms")
         self._resources = template["Resources"]
         self._physical: dict[str, str] = {
             resource["LogicalResourceId"]: resource["PhysicalResourceId"]
@@ -42,7 +43,6 @@ class RunningStack:
 
     def _read(self, policy: PolicyName) -> Document:
         holder, name = policy
-        properties = self._resources[holder].get("Properties", {})
         match self._resources[holder]["Type"]:
             case "AWS::IAM::Role":
                 answer = self._iam.get_role_policy(RoleName=self._physical[holder], PolicyName=name)
@@ -52,8 +52,10 @@ class RunningStack:
                 document = json.loads(asked["Attributes"]["Policy"])
             case "AWS::Lambda::Permission":
                 whole = json.loads(self._lambda.get_policy(FunctionName=self._function(holder))["Policy"])
-                principal = {"Service": properties["Principal"]}
-                document = {"Statement": [each for each in whole["Statement"] if each["Principal"] == principal]}
+                sid = self._physical[holder]
+                document = {"Statement": [each for each in whole["Statement"] if each["Sid"] == sid]}
+            case "AWS::KMS::Key":
+                document = json.loads(self._kms.get_key_policy(KeyId=self._physical[holder])["Policy"])
             case kind:
                 message = f"{holder} is an {kind}: say here how its policy is read and written"
                 raise ValueError(message)
@@ -71,6 +73,9 @@ class RunningStack:
             case "AWS::SQS::QueuePolicy":
                 said = json.dumps(document) if document["Statement"] else ""
                 self._sqs.set_queue_attributes(QueueUrl=self._queue(holder), Attributes={"Policy": said})
+            case "AWS::KMS::Key":
+                # Nobody could put it back on AWS; here the account's root may, whatever the policy says.
+                self._kms.put_key_policy(KeyId=self._physical[holder], Policy=json.dumps(document))
             case _:
                 self._write_function_policy(holder, document)
 

@@ -13,14 +13,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from keyvigil.adapters.clock_and_ids import RandomIds, SystemClock
-from keyvigil.adapters.dynamodb_store import DynamoDbStore
+from keyvigil.adapters.dynamodb_store import _CANARIES, DynamoDbStore
+from keyvigil.adapters.plain_data import to_plain
 from keyvigil.domain.alerts import OutboxRow
+from keyvigil.domain.canaries import CANARY_PROJECT, STACKS_OWN
 from keyvigil.domain.clusters import Cluster, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import AffectedCluster, Incident, IncidentStatus
+from keyvigil.domain.key_events import pointers_to
 from keyvigil.domain.keys import Health, Key, KeyStatus
 from keyvigil.domain.projects import Project, Protocol, Subscription
 from keyvigil.domain.verdicts import Cause
-from keyvigil.ports import Put
+from keyvigil.ports import CheckMessage, Put
 from keyvigil_cli import project as registry
 from keyvigil_cli.api_client import ApiClient, JsonObject
 from keyvigil_cli.customer import CustomerAccount
@@ -226,6 +229,18 @@ class Scene:
 
         return wait_until("a sweep", once_more, lambda answer: answer["claimed"], within=SOON_SECONDS)
 
+    def canary_outcome(self) -> str:
+        """Have the stack's own canary probed as if for the first time; what was found."""
+        place = {"pk": {"S": _CANARIES}, "sk": {"S": f"CANARY#{STACKS_OWN}"}}
+        self._table.delete_item(TableName=self.outputs["TableName"], Key=place)
+        message = to_plain(CheckMessage(CANARY_PROJECT, STACKS_OWN, self.now(), canary=True))
+        record = {"messageId": self.name(), "eventSource": "aws:sqs", "body": json.dumps(message)}
+        answer = self.invoke("check-keys", {"Records": [record]})
+        assert not answer["batchItemFailures"], answer
+        canary = self.store.canary(STACKS_OWN)
+        assert canary is not None
+        return str(canary.outcome)
+
     def new_sandbox(self, function: str) -> None:
         """Let a function begin anew, as a deployment does."""
         name = f"{STACK_NAME}-{function}"
@@ -278,7 +293,8 @@ class Scene:
             due_at=now + due_in,
             **fields,
         )
-        self._put(project, key)
+        self._partitions += [f"POINTER#{key.account_id}", f"HINTS#{key.project_id}"]
+        self._put(project, key, *pointers_to(key))
         return key
 
     def subscription_without_dead_letters(self) -> str:
@@ -325,6 +341,7 @@ class Scene:
         cluster: ClusterStatus,
         *,
         recovered: bool = False,
+        cause: Cause = Cause.KEY_DISABLED,
         via: LockVia = LockVia.EVENT,
         executions: Callable[[str], tuple[str, ...]] = lambda _incident_id: (),
         asked_ago: timedelta = timedelta(),
@@ -334,9 +351,9 @@ class Scene:
         now, incident_id = self.now(), self.ids.ulid()
         unhealthy = Health(
             status=KeyStatus.UNHEALTHY,
-            failing_streak=3,
+            failing_streak=6,
             definite_streak=3,
-            failing_since=now - timedelta(minutes=1),
+            failing_since=now - timedelta(minutes=3),
             counted_at=now,
             confirmed=True,
         )
@@ -344,7 +361,7 @@ class Scene:
         key = examples.key(
             project_id=project.project_id,
             health=Health() if recovered else unhealthy,
-            verdict=examples.verdict(None if recovered else Cause.KEY_DISABLED, at=now),
+            verdict=examples.verdict(None if recovered else cause, at=now),
             last_probed_at=now,
             due_at=now + timedelta(hours=1),
             created_at=now,
@@ -363,6 +380,7 @@ class Scene:
             incident_id=incident_id,
             project_id=project.project_id,
             status=incident,
+            cause=cause,
             opened_at=now,
             confirmed_at=now,
             recovered_at=now if recovered else None,

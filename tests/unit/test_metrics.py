@@ -16,9 +16,11 @@ from keyvigil.use_cases.keep_pointers import KeepPointers
 from keyvigil.use_cases.keep_topics import KeptTopics
 from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
 from keyvigil.use_cases.plan_sweep import SweepResult
+from keyvigil.use_cases.receive_key_event import Received
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayResult
 from keyvigil.use_cases.tell_stale import TellStale
+from tests import recorded_events as recordings
 from tests.examples import KEY_ID, canary, key
 from tests.fakes import CountingIds, FakeClock, FakeQueue, MemoryStore
 from tests.infra.dashboard_rules import dashboard_metrics
@@ -26,8 +28,9 @@ from tests.infra.source_template import SourceTemplate, Template
 from tests.unit.conftest import NAMESPACE
 from tests.unit.test_functions import FUNCTIONS, ROOT, Context, Recorder, Use, load, message
 
-NOT_COUNTS = {"ProbeLatency", "SweepDuration"}
-"""A time of zero would be a lie; there is one only where something took time."""
+NOT_COUNTS = {"ProbeLatency", "SweepDuration", "CanariesUnwell"}
+"""A time of zero would be a lie; there is one only where something took time. No canary is well that nobody probed: the
+alarm must see that there is no number."""
 
 
 class Metric(NamedTuple):
@@ -75,11 +78,13 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
         heartbeat=None,
         check_key=Recorder(CheckResult(key=key(), probed=True, confirmed=False)),
         relay_outbox=Recorder(RelayResult(sent=0, failures=())),
+        receive_key_event=Recorder(Received(registrations=0, messages=0, hints=0, left_out=False)),
     )
     load("plan_sweep").handler({}, Context())
     unreadable = {**message("nothing"), "body": "{}"}
     load("check_keys").handler({"Records": [unreadable]}, Context())
     load("relay_outbox").handler({"Records": []}, Context())
+    load("receive_key_event").handler(recordings.recorded("DisableKey"), Context())
     return published(capsys.readouterr().out)
 
 
@@ -131,17 +136,23 @@ def test_whatever_is_published_is_on_the_dashboard(template: Template, busy: dic
 def test_zeros_are_published_by_whoever_can_do_nothing(
     idle: dict[Metric, list[float]], busy: dict[Metric, list[float]]
 ) -> None:
-    assert {each.name for each in busy.keys() - idle.keys()} == {"ProbeLatency"}
+    assert {each.name for each in busy.keys() - idle.keys()} == {"ProbeLatency", "CanariesUnwell"}
     counts = {metric.name: sum(values) for metric, values in idle.items() if metric.name not in NOT_COUNTS}
     assert counts.pop("SweepsDone") == 1
     assert counts.pop("KeysHealthy") == 1
+    assert counts.pop("KeyEvents") == 1
     assert set(counts.values()) == {0}
 
 
 def test_no_metric_has_a_key_or_a_project_as_a_dimension(busy: dict[Metric, list[float]]) -> None:
     """Each value of a dimension is a metric of its own, at $0.30 a month."""
     assert {name for metric in busy for name, _ in metric.dimensions} == {"service"}
-    assert {value for metric in busy for _, value in metric.dimensions} == {"plan_sweep", "check_keys", "relay_outbox"}
+    assert {value for metric in busy for _, value in metric.dimensions} == {
+        "plan_sweep",
+        "receive_key_event",
+        "check_keys",
+        "relay_outbox",
+    }
 
 
 def test_each_stack_has_a_namespace_of_its_own(template: Template, busy: dict[Metric, list[float]]) -> None:
