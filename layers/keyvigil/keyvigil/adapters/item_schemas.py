@@ -37,21 +37,12 @@ def _with_executions_counted_and_told(incident: Body) -> Body:
     }
 
 
-def _with_nobody_named(incident: Body) -> Body:
-    """INCIDENT 2 to 3: nobody looked for who did it. Numbers before were written with and without the field."""
-    return {"actor": None, **incident}
+def _with_all_that_came_after(key: Body) -> Body:
+    """KEY 1 to 2: no probe read a secret, the first versions kept no rebaselines; no backups, nothing told of dangers
+    or UNKNOWN, no openings counted, no closer look yet.
 
-
-def _with_no_secret_to_read(key: Body) -> Body:
-    """KEY 1 to 2: no probe read a secret, and the first versions kept no rebaselines.
-
-    Number 1 was written with and without these fields; those that are there are right.
+    Number 1 was written with and without some of these fields; those that are there are right.
     """
-    return {"rebaselines": [], "probe_secret_arn": None, **key}
-
-
-def _with_nothing_told_of_dangers(key: Body) -> Body:
-    """KEY 2 to 3: no backups, nothing told of dangers or UNKNOWN, no openings counted, no closer look yet."""
     unseen = {
         "primary_region": None,
         "key_state": None,
@@ -60,6 +51,8 @@ def _with_nothing_told_of_dangers(key: Body) -> Body:
         "deletion_cancelled": False,
     }
     return {
+        "rebaselines": [],
+        "probe_secret_arn": None,
         "backups": {},
         "told": {},
         "unknown_told": False,
@@ -70,20 +63,18 @@ def _with_nothing_told_of_dangers(key: Body) -> Body:
 
 
 def _with_account_unknown(incident: Body) -> Body:
-    """INCIDENT 3 to 4: the account is not known, which the brake counts as its project's; nothing was flapping."""
+    """INCIDENT 2 to 3: nobody looked for who did it, or for flapping; the account is not known, which the brake counts
+    as its project's.
+    """
     decision = incident.get("decision")
     return {
+        "actor": None,
         "last_healthy_at": None,
         "account_id": "",
         "flapping": False,
         **incident,
         "decision": {"held_for": None, **decision} if decision else None,
     }
-
-
-def _with_more_types(row: Body) -> Body:
-    """OUTBOX 2 to 3: there are more types of alerts now, which older code could not read."""
-    return row
 
 
 def _with_dead_letters_unknown(subscription: Body) -> Body:
@@ -95,7 +86,7 @@ def _with_dead_letters_unknown(subscription: Body) -> Body:
 
 
 def _for_a_project(row: Body) -> Body:
-    """OUTBOX 1 to 2: all alerts were projects'. Number 1 was written with and without the field."""
+    """OUTBOX 1 to 2: all alerts were projects', and of fewer types. Number 1 was written with and without the field."""
     return {"for_operator": False, **row}
 
 
@@ -106,13 +97,13 @@ def _shared_with_nobody(claim: Body) -> Body:
 
 STEPS: Mapping[str, tuple[Step, ...]] = {
     "PROJECT": (),
-    "KEY": (_with_no_secret_to_read, _with_nothing_told_of_dangers),
+    "KEY": (_with_all_that_came_after,),
     "ROLE": (_shared_with_nobody,),
     "CLUSTER": (),
-    "INCIDENT": (_with_executions_counted_and_told, _with_nobody_named, _with_account_unknown),
+    "INCIDENT": (_with_executions_counted_and_told, _with_account_unknown),
     "SUBSCRIPTION": (_with_dead_letters_unknown,),
     "TIMELINE": (),
-    "OUTBOX": (_for_a_project, _with_more_types),
+    "OUTBOX": (_for_a_project,),
     "LAST_SWEEP": (),
     "ROLE_AUDIT": (),
     "BACKUP": (),
