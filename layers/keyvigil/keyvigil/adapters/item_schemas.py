@@ -38,8 +38,7 @@ def _with_executions_counted_and_told(incident: Body) -> Body:
 
 
 def _with_all_that_came_after(key: Body) -> Body:
-    """KEY 1 to 2: no probe read a secret, the first versions kept no rebaselines; no backups, nothing told of dangers
-    or UNKNOWN, no openings counted, no closer look yet.
+    """KEY 1 to 2: no secret, rebaselines, backups, dangers told, openings counted or closer look yet.
 
     Number 1 was written with and without some of these fields; those that are there are right.
     """
@@ -63,8 +62,9 @@ def _with_all_that_came_after(key: Body) -> Body:
 
 
 def _with_account_unknown(incident: Body) -> Body:
-    """INCIDENT 2 to 3: nobody looked for who did it, or for flapping; the account is not known, which the brake counts
-    as its project's.
+    """INCIDENT 2 to 3: nobody looked for who did it or for flapping, and the account is not known.
+
+    An outage of an account that is not known counts as its project's, for the brake.
     """
     decision = incident.get("decision")
     return {
