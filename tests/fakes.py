@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast, override
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
-from keyvigil.domain.clusters import Cluster, ClusterStatus
+from keyvigil.domain.clusters import Cluster, ClusterStatus, LockSettings
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Key, Registration, RoleClaim, Trigger
+from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
 from keyvigil.ports import (
@@ -21,12 +22,15 @@ from keyvigil.ports import (
     ExecutionState,
     Ids,
     KeyChecker,
+    LockReceiver,
     Notifier,
     OutboxRelay,
     Page,
+    Pauses,
     ProbeAnswer,
     Prober,
     Put,
+    ReceiverCalls,
     RegistrationAnswer,
     Remove,
     Store,
@@ -52,6 +56,19 @@ class FakeClock(Clock):
 
     def advance(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
+
+
+class FakePauses(Pauses):
+    """Moves a clock instead of waiting, by all that it may."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.pauses: list[float] = []
+
+    @override
+    def up_to(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self._clock.advance(seconds)
 
 
 class CountingIds(Ids):
@@ -399,6 +416,43 @@ class FakeWorkflow(Workflow):
     def complete(self, task_token: str, result: str, detail: str | None) -> None:
         self._refuse()
         self.completed.append((task_token, result))
+
+
+class FakeReceiverCalls(ReceiverCalls):
+    """Remembers which requests were to be made."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, int]] = []
+        self.unreachable = False
+
+    @override
+    def ask(self, project_id: str, cluster_id: str, fence: int) -> None:
+        if self.unreachable:
+            message = "call_receiver could not be asked"
+            raise DeliveryError(message, unreachable=True)
+        self.asked.append((project_id, cluster_id, fence))
+
+
+class ScriptedReceiver(LockReceiver):
+    """Answers with what a test laid ready: once each in turn, the last again and again. An exception is raised."""
+
+    def __init__(self, *answers: CallAnswer | Exception) -> None:
+        self.answers = list(answers)
+        self.requests: list[LockRequest] = []
+        self.receipts: list[str | None] = []
+        self.seconds: list[float] = []
+        self.on_call: Callable[[LockRequest], None] = lambda _request: None
+
+    @override
+    def call(self, request: LockRequest, lock: LockSettings, *, receipt: str | None, seconds: float) -> CallAnswer:
+        self.requests.append(request)
+        self.receipts.append(receipt)
+        self.seconds.append(seconds)
+        self.on_call(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 class FakeTopics(Topics):

@@ -24,10 +24,11 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     metrics.add_metric(name="KeysDue", unit=MetricUnit.Count, value=sweep.keys_due)
     metrics.add_metric(name="KeysSent", unit=MetricUnit.Count, value=sweep.keys_sent)
     report = wiring.reconcile()()
+    followed = wiring.follow_receivers()()
     topics = wiring.keep_topics()()
     for topic_arn in topics.changed:
         logger.info("topic follows the stack's key", extra={"topic_arn": topic_arn})
-    for subject, reason in [*report.errors, *topics.errors]:
+    for subject, reason in [*report.errors, *followed.errors, *topics.errors]:
         logger.error("could not be mended", extra={"subject": subject, "reason": reason})
     for incident_id, mending, reason in report.mended:
         logger.info("mended", extra={"incident_id": incident_id, "mending": mending, "reason": reason})

@@ -16,6 +16,7 @@ EVERYTHING = {
     "KmsKeyArn": "arn:aws:kms:us-west-2:111111111111:key/8d2e5b1c-0000-0000-0000-000000000000",
     "OperatorEmail": "operator@example.com",
     "Tracing": "Active",
+    "AllowRunbooks": "true",
 }
 """The parameters that ask for everything optional."""
 

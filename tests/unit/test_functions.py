@@ -51,6 +51,7 @@ from tests.fakes import (
     FakeClock,
     FakeNotifier,
     FakeQueue,
+    FakeReceiverCalls,
     FakeTopics,
     FakeWorkflow,
     MemoryStore,
@@ -556,6 +557,17 @@ def test_a_fault_in_reconciling_delays_no_probe_and_fails_the_sweep(use: Use, st
 # --- relay_outbox -----------------------------------------------------------------------------------------------
 
 
+def relay(store: MemoryStore, workflow: FakeWorkflow) -> RelayOutbox:
+    return RelayOutbox(
+        store,
+        FakeNotifier(),
+        workflow,
+        FakeClock(),
+        operator_topic_arn="arn:operator",
+        receiver_calls=FakeReceiverCalls(),
+    )
+
+
 def start(row_id: str) -> OutboxRow:
     to_start = WorkflowStart(
         workflow=WorkflowKind.LOCKOUT,
@@ -581,7 +593,7 @@ def stream_record(row_id: str) -> dict[str, Any]:
 def test_new_rows_from_the_stream_are_delivered(use: Use, store: MemoryStore) -> None:
     workflow = FakeWorkflow()
     store.put(start("01J1"), start("01J2"))
-    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock(), operator_topic_arn="arn:operator"))
+    use(relay_outbox=relay(store, workflow))
 
     answer = load("relay_outbox").handler({"Records": [stream_record("01J1"), stream_record("01J2")]}, Context())
 
@@ -593,7 +605,7 @@ def test_new_rows_from_the_stream_are_delivered(use: Use, store: MemoryStore) ->
 def test_rows_that_the_reconciler_names_are_delivered_again(use: Use, store: MemoryStore) -> None:
     workflow = FakeWorkflow()
     store.put(start("01J1"), start("01J2"))
-    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock(), operator_topic_arn="arn:operator"))
+    use(relay_outbox=relay(store, workflow))
 
     answer = load("relay_outbox").handler({"resend": ["01J2"]}, Context())
 
@@ -607,7 +619,7 @@ def test_what_a_target_does_not_take_is_counted_and_holds_up_nothing(
     workflow = FakeWorkflow()
     workflow.broken = True
     store.put(start("01J1"))
-    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock(), operator_topic_arn="arn:operator"))
+    use(relay_outbox=relay(store, workflow))
 
     answer = load("relay_outbox").handler({"Records": [stream_record("01J1")]}, Context())
 

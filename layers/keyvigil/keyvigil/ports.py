@@ -7,9 +7,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
-from keyvigil.domain.clusters import Cluster
+from keyvigil.domain.clusters import Cluster, LockSettings
 from keyvigil.domain.incidents import Incident, TimelineEntry
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, Registration, RoleClaim, Trigger
+from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.verdicts import Verdict
 
@@ -234,6 +235,37 @@ class Notifier(Protocol):
 
     def put_lock_request(self, request: LockRequest) -> None:
         """Put a lock or unlock request on the alert bus."""
+
+
+class LockReceiver(Protocol):
+    """Who locks and unlocks a cluster when it is called: a function, a webhook, a service's API or a runbook.
+
+    Idempotent by fence: the same request may be made again, and is answered as before.
+    """
+
+    def call(self, request: LockRequest, lock: LockSettings, *, receipt: str | None, seconds: float) -> CallAnswer:
+        """Make the request, or ask after one that was accepted before (`receipt`), within this many seconds.
+
+        Never raises for what the receiver does or is.
+        """
+
+
+class ReceiverCalls(Protocol):
+    """`call_receiver` as the relay and the sweep reach it."""
+
+    def ask(self, project_id: str, cluster_id: str, fence: int) -> None:
+        """Have the request with this fence made to the cluster's receiver, without waiting for it.
+
+        Raises:
+            DeliveryError: it could not be asked for.
+        """
+
+
+class Pauses(Protocol):
+    """Waiting."""
+
+    def up_to(self, seconds: float) -> None:
+        """Wait for a time between 0 and this, at random."""
 
 
 class ExecutionState(StrEnum):

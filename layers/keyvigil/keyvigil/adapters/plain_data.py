@@ -7,6 +7,8 @@ from typing import Any
 
 from cattrs import Converter
 
+from keyvigil.domain.alerts import LockRequest
+
 
 def rfc3339(moment: datetime) -> str:
     """A time as the contract writes it: RFC 3339, UTC, milliseconds."""
@@ -33,3 +35,16 @@ def to_plain(value: Any) -> Any:
 def from_plain[T](data: Mapping[str, Any], kind: type[T]) -> T:
     """The domain value that `to_plain` made this of. Unknown fields are ignored: a newer version wrote them."""
     return _converter.structure(data, kind)
+
+
+def lock_request_detail(request: LockRequest) -> dict[str, Any]:
+    """A lock or unlock request as every receiver gets it (contract.md, Cluster)."""
+    return {
+        "action": str(request.action),
+        "project_id": request.project_id,
+        "cluster_id": request.cluster_id,
+        "incident_id": request.incident_id,
+        "fence": request.fence,
+        "reason": request.reason,
+        "respond_by": rfc3339(request.respond_by),
+    }
