@@ -441,7 +441,7 @@ class ScriptedReceiver(LockReceiver):
         self.requests: list[LockRequest] = []
         self.receipts: list[str | None] = []
         self.seconds: list[float] = []
-        self.on_call: Callable[[LockRequest], None] = lambda _request: None
+        self.on_call: Callable[[LockRequest], object] = lambda _request: None
 
     @override
     def call(self, request: LockRequest, lock: LockSettings, *, receipt: str | None, seconds: float) -> CallAnswer:

@@ -18,8 +18,9 @@ from moto import mock_aws
 from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseClientError
 
 from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
+from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
-from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
+from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia, Preset
 from keyvigil.domain.incidents import (
     AffectedCluster,
     Decision,
@@ -200,12 +201,22 @@ def full_key() -> Key:
 def full_cluster() -> Cluster:
     return cluster(
         kind=ClusterKind.MINIO_KES,
-        lock=LockSettings(via=LockVia.NONE, timeout_seconds=10),
+        lock=LockSettings(
+            via=LockVia.WEBHOOK,
+            timeout_seconds=10,
+            function_arn="arn:aws:lambda:us-west-2:222222222222:function:keyvigil-lock-a",
+            url="https://hooks.example.com/",
+            secret_arn="arn:aws:secretsmanager:us-west-2:111111111111:secret:keyvigil/acme-prod/a-AbCdEf",
+            preset=Preset.ZILLIZ_CLOUD,
+            document_name="KeyVigilLock-a",
+            parameters={"Size": ("small", "large")},
+        ),
         status=ClusterStatus.LOCK_FAILED,
         fence=1_795_369_305_484,
         locked_by_incident_id="01JINCIDENT",
         task_token="A" * 1024,
         respond_by=LATER,
+        receipt="accepted",
         detail="no answer came in time",
         deleted_at=LATER,
     )
@@ -221,7 +232,7 @@ def full_incident() -> Incident:
         resolved_at=LATER,
         clusters=(
             AffectedCluster(cluster_id="a", status=ClusterStatus.LOCKED),
-            AffectedCluster(cluster_id="b", status=ClusterStatus.UNLOCK_FAILED),
+            AffectedCluster(cluster_id="b", status=ClusterStatus.UNLOCK_FAILED, detail="it answered 503"),
         ),
         executions=("01JINCIDENT-lock-1", "01JINCIDENT-unlock-1"),
         lockouts=1,
@@ -232,6 +243,12 @@ def full_incident() -> Incident:
         unlock_failure_told_at=LATER,
         decision=PersonsDecision(
             decision=Decision.HOLD, reason="planned", by="arn:aws:iam::111111111111:user/op", at=NOW
+        ),
+        actor=Actor(
+            arn="arn:aws:iam::222222222222:user/op",
+            event_name="DisableKey",
+            source_ip="203.0.113.7",
+            event_time=EARLIER,
         ),
     )
 
@@ -255,10 +272,11 @@ def full_rows() -> list[OutboxRow]:
         fence=1_795_369_305_484,
         reason="because",
         respond_by=LATER,
+        via=LockVia.LAMBDA,
     )
     sent = {"delivered": (Target.TOPIC, Target.BUS), "sent_at": LATER}
     return [
-        start_row("01JALERT", alert=alert, workflow_start=None, **sent),
+        start_row("01JALERT", alert=alert, workflow_start=None, for_operator=True, **sent),
         start_row("01JLOCK", lock_request=request, workflow_start=None, **sent),
         start_row("01JSTART", **sent),
     ]

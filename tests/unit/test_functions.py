@@ -37,6 +37,7 @@ from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import NotFoundError
 from keyvigil.ports import OperationAnswer, ProbeAnswer, RegistrationAnswer, ValidationAnswer
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
+from keyvigil.use_cases.follow_receivers import FollowReport
 from keyvigil.use_cases.keep_topics import KeepTopics
 from keyvigil.use_cases.lock_clusters import LockoutPlan
 from keyvigil.use_cases.plan_sweep import PlanSweep
@@ -169,7 +170,7 @@ def test_importing_the_functions_and_the_wiring_calls_nobody_and_needs_no_enviro
     )
 
     assert done.returncode == 0, done.stderr
-    assert len(FUNCTIONS) == 10
+    assert len(FUNCTIONS) == 11
 
 
 @cache
@@ -517,6 +518,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
     use(
         plan_sweep=PlanSweep(store, queue, FakeClock()),
         reconcile=reconcile,
+        follow_receivers=Recorder(FollowReport(asked=1, errors=[("acme-prod/vectors", "could not be asked")])),
         keep_topics=KeepTopics(store, topics),
     )
 
@@ -527,6 +529,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
     assert reconcile.runs == 1
     assert [line["message"] for line in logged(caplog)] == [
         "topic follows the stack's key",
+        "could not be mended",
         "could not be mended",
         "mended",
     ]
@@ -648,6 +651,22 @@ def test_asking_for_a_lock_or_unlock_passes_the_task_token_on(use: Use, name: st
 
     assert request_lock.calls == [(action, "acme-prod", "vectors-prod", "01J", "token")]
     assert answer == {"outcome": "requested"}
+
+
+def test_a_receiver_is_called_for_one_request_and_what_it_said_stays_out_of_the_log(
+    use: Use, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = Recorder("locked")
+    use(call_receiver=call)
+
+    asked = {"project_id": "acme-prod", "cluster_id": "vectors-prod", "fence": 1795369305484}
+    answer = load("call_receiver").handler(asked, Context())
+
+    assert call.calls == [("acme-prod", "vectors-prod", 1795369305484)]
+    assert answer == {"outcome": "locked"}
+    [line] = logged(caplog)
+    assert {**asked, "outcome": "locked"}.items() <= line.items()
+    assert "detail" not in line
 
 
 def test_a_task_token_is_not_written_to_the_log(use: Use, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,6 @@
 """A tenant's Lambda function, in this account or another: there its resource policy must let KeyVigil's role in."""
 
 import json
-from functools import cache
 from typing import TYPE_CHECKING, override
 
 from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
@@ -30,20 +29,25 @@ _HINTS = {
 }
 
 
-@cache
-def _client(region: str, read_timeout: float) -> "LambdaClient":
-    # One attempt: whether and when to try again is decided in one place, which knows the lock's time-out.
-    return session().client("lambda", region_name=region, config=config(read_timeout=read_timeout, attempts=1))
-
-
 class FunctionReceiver(LockReceiver):
     """Invokes the function and waits for what it returns, `{"result": …, "detail": …}`."""
+
+    def __init__(self) -> None:
+        """Nothing is called yet."""
+        self._clients: dict[tuple[str, float], LambdaClient] = {}
+
+    def _client(self, region: str, read_timeout: float) -> "LambdaClient":
+        if (region, read_timeout) not in self._clients:
+            # One attempt: whether and when to try again is decided in one place, which knows the lock's time-out.
+            settings = config(read_timeout=read_timeout, attempts=1)
+            self._clients[region, read_timeout] = session().client("lambda", region_name=region, config=settings)
+        return self._clients[region, read_timeout]
 
     @override
     def call(self, request: LockRequest, lock: LockSettings, *, receipt: str | None, seconds: float) -> CallAnswer:
         function_arn = lock.function_arn or ""
         timeout = next((each for each in _TIMEOUTS if each + _CONNECT_SECONDS <= seconds), _TIMEOUTS[-1])
-        client = _client(function_region(function_arn), timeout)
+        client = self._client(function_region(function_arn), timeout)
         try:
             answer = client.invoke(FunctionName=function_arn, Payload=json.dumps(lock_request_detail(request)).encode())
             document = answer["Payload"].read(LARGEST_ANSWER + 1)

@@ -65,30 +65,47 @@ class ZillizCloudReceiver(LockReceiver):
         url = f"{lock.url or ZILLIZ_CLOUD_URLS[0]}/v2/clusters/{request.cluster_id}"
         try:
             key = self._read_secret(lock.secret_arn or "")
-            return self._bring(request.action, url, key, time.monotonic() + min(seconds, LOOK_SECONDS))
+            until = time.monotonic() + min(seconds, LOOK_SECONDS)
+            return self._bring(request.action, url, key, until, again=receipt is not None)
         except (HttpsRefusedError, HttpsFailedError, SecretUnreadableError) as error:
             return trouble(error)
         except _RefusedError as error:
             return error.answer
 
-    def _bring(self, action: LockAction, url: str, key: str, until: float) -> CallAnswer:
-        """Ask for it if the cluster is in the other state, and watch until it is done or the time is over."""
+    def _bring(self, action: LockAction, url: str, key: str, until: float, *, again: bool) -> CallAnswer:
+        """Ask for it if the cluster is in the other state, and watch until it is done or the time is over.
+
+        `again`: it was accepted before, so a refusal may only mean that it is being done.
+        """
         lock = action is LockAction.LOCK
         there, elsewhere = (_SUSPENDED, _RUNNING) if lock else (_RUNNING, _SUSPENDED)
         asked = False
         while True:
-            status = str(self._ask("GET", url, key, until).get("status", "without a status"))
+            status = self._status(url, key, until)
             if status in there:
                 return CallAnswer(outcome=CallOutcome.DONE, detail=f"the cluster is {clean(status, 40)}")
             if status in _GONE:
                 reason = f"the cluster is {status}, so it was not {'suspended' if lock else 'resumed'}"
                 return CallAnswer(outcome=CallOutcome.FAILED, detail=reason)
             if status in elsewhere and not asked:
-                self._ask("POST", f"{url}/{'suspend' if lock else 'resume'}", key, until)
                 asked = True
+                refusal = self._change(f"{url}/{'suspend' if lock else 'resume'}", key, until)
+                if refusal is not None and self._status(url, key, until) == status:
+                    return CallAnswer(outcome=CallOutcome.TRANSIENT, detail=refusal.detail) if again else refusal
             if until - time.monotonic() < self._every + LEAST_SECONDS:
                 return CallAnswer(outcome=CallOutcome.ACCEPTED, detail=f"the cluster is {clean(status, 40)}")
             self._sleep(self._every)
+
+    def _status(self, url: str, key: str, until: float) -> str:
+        return str(self._ask("GET", url, key, until).get("status", "without a status"))
+
+    def _change(self, url: str, key: str, until: float) -> CallAnswer | None:
+        """Ask for the change; the refusal if it is refused. Another call for the same request may have been faster."""
+        try:
+            self._ask("POST", url, key, until)
+        except _RefusedError as error:
+            return error.answer
+        return None
 
     def _ask(self, method: str, url: str, key: str, until: float) -> dict[str, Any]:
         """One call of the API; return its `data`."""
