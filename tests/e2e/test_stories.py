@@ -19,7 +19,7 @@ from keyvigil_cli.demo import CLUSTERS, PROJECT_ID, Story
 from keyvigil_cli.project import Project
 from keyvigil_cli.teller import Teller
 from keyvigil_cli.waiting import wait_until
-from tests.e2e import stack_key_story  # noqa: F401  importing it adds its story
+from tests.e2e import receiver_stories, stack_key_story  # noqa: F401  importing them adds their stories
 from tests.e2e.stage import Stage, WatchedKey
 from tests.e2e.story import STORIES, story
 

@@ -217,6 +217,35 @@ def test_the_template_tells_each_function_every_setting_that_its_wiring_asks_for
             each.cache_clear()
 
 
+def test_what_signs_webhooks_is_loaded_by_call_receiver_alone() -> None:
+    program = textwrap.dedent(
+        """
+        import json, os, sys
+        from keyvigil import wiring
+
+        for name, (variables, wired) in json.loads(sys.argv[1]).items():
+            os.environ.update(variables)
+            for each in wired:
+                getattr(wiring, each)()
+            for value in vars(wiring).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+            if "standardwebhooks" in sys.modules:
+                print(name)
+        """
+    )
+    others = [name for name in FUNCTIONS if name != "call_receiver"]
+    wanted = {name: (environment_in_template(name), sorted(wired_by(name))) for name in [*others, "call_receiver"]}
+    environ = {"AWS_REGION": "us-west-2", "AWS_DEFAULT_REGION": "us-west-2"}
+
+    done = subprocess.run(  # noqa: S603  this interpreter, and a program that stands above
+        [sys.executable, "-c", program, json.dumps(wanted)], env=environ, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["call_receiver"]
+
+
 def test_the_api_is_told_both_state_machines_because_it_shows_their_executions() -> None:
     told = environment_in_template("registry_api")
 
