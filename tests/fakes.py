@@ -13,10 +13,11 @@ from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.brake import Brake, LockoutTally
 from keyvigil.domain.canaries import Canary
-from keyvigil.domain.clusters import Cluster, ClusterStatus
+from keyvigil.domain.clusters import Cluster, ClusterStatus, LockSettings
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
+from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
@@ -34,12 +35,15 @@ from keyvigil.ports import (
     Heartbeat,
     Ids,
     KeyChecker,
+    LockReceiver,
     Notifier,
     OutboxRelay,
     Page,
+    Pauses,
     ProbeAnswer,
     Prober,
     Put,
+    ReceiverCalls,
     RegistrationAnswer,
     Remove,
     RestoreAnswer,
@@ -67,6 +71,19 @@ class FakeClock(Clock):
 
     def advance(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
+
+
+class FakePauses(Pauses):
+    """Moves a clock instead of waiting, by all that it may."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.pauses: list[float] = []
+
+    @override
+    def up_to(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self._clock.advance(seconds)
 
 
 class CountingIds(Ids):
@@ -571,6 +588,43 @@ class FakeWorkflow(Workflow):
     def complete(self, task_token: str, result: str, detail: str | None) -> None:
         self._refuse()
         self.completed.append((task_token, result))
+
+
+class FakeReceiverCalls(ReceiverCalls):
+    """Remembers which requests were to be made."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, int]] = []
+        self.unreachable = False
+
+    @override
+    def ask(self, project_id: str, cluster_id: str, fence: int) -> None:
+        if self.unreachable:
+            message = "call_receiver could not be asked"
+            raise DeliveryError(message, unreachable=True)
+        self.asked.append((project_id, cluster_id, fence))
+
+
+class ScriptedReceiver(LockReceiver):
+    """Answers with what a test laid ready: once each in turn, the last again and again. An exception is raised."""
+
+    def __init__(self, *answers: CallAnswer | Exception) -> None:
+        self.answers = list(answers)
+        self.requests: list[LockRequest] = []
+        self.receipts: list[str | None] = []
+        self.seconds: list[float] = []
+        self.on_call: Callable[[LockRequest], object] = lambda _request: None
+
+    @override
+    def call(self, request: LockRequest, lock: LockSettings, *, receipt: str | None, seconds: float) -> CallAnswer:
+        self.requests.append(request)
+        self.receipts.append(receipt)
+        self.seconds.append(seconds)
+        self.on_call(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 class FakeTopics(Topics):

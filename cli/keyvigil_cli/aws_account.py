@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudformation.type_defs import StackTypeDef
 
 FUNCTIONS = (
+    "call-receiver",
     "check-keys",
     "decide-lockout",
     "decide-recovery",

@@ -51,12 +51,21 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
 def _mend() -> int:
     """Mend what is not as it should be; how many items could not be read."""
     report = wiring.reconcile()()
+    followed = wiring.follow_receivers()()
     searches = wiring.plan_actor_searches()()
     stale = wiring.tell_stale()()
     topics = wiring.keep_topics()()
     roles = wiring.audit_roles()()
     pointers = wiring.keep_pointers()()
-    errors = [*report.errors, *searches.errors, *stale.errors, *topics.errors, *roles.errors, *pointers.errors]
+    errors = [
+        *report.errors,
+        *followed.errors,
+        *searches.errors,
+        *stale.errors,
+        *topics.errors,
+        *roles.errors,
+        *pointers.errors,
+    ]
     for arn in topics.changed:
         logger.info("topic or subscription follows the stack", extra={"arn": arn})
     for account_id, role_name, project_id in roles.claimed:

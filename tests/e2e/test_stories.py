@@ -25,6 +25,7 @@ from tests.e2e import (  # noqa: F401  importing them adds their stories
     fault_story,
     key_event_stories,
     own_trouble_story,
+    receiver_stories,
     stack_key_story,
     upgrade_story,
 )

@@ -79,6 +79,8 @@ def _scope(statement: dict[str, Any]) -> str:
             return ""
         case {"StringEquals": {"kms:ViaService": {"Fn::Sub": str(service)}}, **rest} if not rest:
             return f" through {service.partition('.')[0]}"
+        case {"StringEquals": {"iam:PassedToService": str(service)}, **rest} if not rest:
+            return f" to {service.partition('.')[0]}"
         case {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [str(partition)]}, **rest} if not rest:
             return f", partition {partition} only"
         case {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [str(partitions)]}, **rest} if not rest:

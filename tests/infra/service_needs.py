@@ -293,6 +293,30 @@ def _key_of_topics(template: Template) -> Iterator[Permission]:
             yield Permission(role, action, "the stack's key through sns")
 
 
+def _key_of_secrets(template: Template) -> Iterator[Permission]:
+    for role in _users(template, "secretsmanager:GetSecretValue"):
+        yield Permission(role, "kms:Decrypt", "the stack's key through secretsmanager")
+
+
+def _runbooks(template: Template) -> Iterator[Permission]:
+    """Whoever is invoked to call receivers runs runbooks, where the operator lets tenants name any."""
+    if template["Parameters"]["AllowRunbooks"]["Default"] != "true":
+        return
+    told = [function.get("Environment", {}).get("Variables", {}) for function in _functions(template)]
+    callers = [each[_CALLER] for each in told if _CALLER in each]
+    for function in _functions(template):
+        if function["FunctionName"] in callers:
+            role = _target(function["Role"])
+            for started in _RUNBOOK_NAMES:
+                yield Permission(role, "ssm:StartAutomationExecution", started)
+            yield Permission(role, "ssm:GetAutomationExecution", "automation-execution/*")
+            yield Permission(role, "iam:PassRole", "role/KeyVigilLock-* to ssm")
+
+
+_RUNBOOK_NAMES = ("document/KeyVigilLock-*", "automation-definition/KeyVigilLock-*:*", "automation-execution/*")
+_CALLER = "KEYVIGIL_CALL_RECEIVER_FUNCTION_NAME"
+
+
 NEEDS = (
     Need(
         "a function's log",
@@ -427,6 +451,20 @@ NEEDS = (
         "https://docs.aws.amazon.com/sns/latest/dg/sns-key-management.html",
         "encrypts nothing at rest, so nobody asks the key",
         _key_of_topics,
+    ),
+    Need(
+        "the stack's key, for receivers' secrets",
+        "with KmsKeyArn a secret may be under that key, and Secrets Manager opens it on behalf of whoever reads it",
+        "https://docs.aws.amazon.com/secretsmanager/latest/userguide/security-encryption.html",
+        "encrypts nothing at rest, so nobody asks the key",
+        _key_of_secrets,
+    ),
+    Need(
+        "runbooks",
+        "with AllowRunbooks=true whoever starts a runbook needs a permission on each of its names, and passes its role",
+        "https://docs.aws.amazon.com/systems-manager/latest/userguide/automation-setup-identity-based-policies.html",
+        "runs no runbooks",
+        _runbooks,
     ),
 )
 

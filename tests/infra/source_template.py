@@ -18,6 +18,7 @@ EVERYTHING = {
     "Tracing": "Active",
     "TrustedEventAccounts": "222222222222,333333333333",
     "TrustedEventOrganization": "o-a1b2c3d4e5",
+    "AllowRunbooks": "true",
 }
 """The parameters that ask for everything optional."""
 

@@ -254,9 +254,9 @@ def _dead_letter_targets(value: Any) -> Iterator[str | None]:
             yield from _dead_letter_targets(item)
 
 
-# What is called by somebody who does not wait for an answer. plan_sweep calls relay_outbox so, in its code.
+# What is called by somebody who does not wait for an answer. plan_sweep and relay_outbox call others so, in their code.
 _CALLS_WITHOUT_WAITING = ("AWS::Scheduler::Schedule", "AWS::Events::Rule", "AWS::SNS::Subscription")
-_CALLED_BY_CODE = frozenset({"RelayOutboxFunction"})
+_CALLED_BY_CODE = frozenset({"CallReceiverFunction", "RelayOutboxFunction"})
 
 
 def _targets(value: Any) -> Iterator[str]:
@@ -367,6 +367,7 @@ def concurrency_problems(template: Template) -> list[str]:
             "CheckKeysFunction",
             "RegistryApiFunction",
             "RelayOutboxFunction",
+            "CallReceiverFunction",
         )
         if not reserved[name]
     ]
@@ -448,6 +449,75 @@ def tracing_problems(template: Template) -> list[str]:
         for role in policy["Roles"]
     }
     return [*problems, *(f"{role}: may not send traces" for role in sorted(map(str, roles - may)))]
+
+
+_RECEIVERS = {
+    "lambda:InvokeFunction": (":function:keyvigil-lock-*",),
+    "secretsmanager:GetSecretValue": (":secret:keyvigil/*",),
+    "ssm:StartAutomationExecution": (
+        ":document/KeyVigilLock-*",
+        ":automation-definition/KeyVigilLock-*:*",
+        ":automation-execution/*",
+    ),
+    "ssm:GetAutomationExecution": (":automation-execution/*",),
+    "iam:PassRole": (":role/KeyVigilLock-*",),
+}
+"""What a tenant's lock may name, by the operator's prefixes."""
+
+
+def receiver_problems(template: Template) -> list[str]:
+    """One role calls what tenants name, only within the operator's prefixes, and not the stack's own functions.
+
+    Other roles invoke functions of the stack alone.
+    """
+    problems = []
+    denied: list[str] = []
+    for logical_id, resource in template["Resources"].items():
+        if resource["Type"] not in {"AWS::IAM::Role", "AWS::IAM::Policy"}:
+            continue
+        for statement in _statements(resource.get("Properties", {})):
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            named = statement.get("Resource", [])
+            texts = [_text(each) for each in (named if isinstance(named, list) else [named])]
+            if statement["Effect"] == "Deny":
+                denied += texts if logical_id == "CallReceiverRole" else []
+                continue
+            for action in actions:
+                allowed = _RECEIVERS.get(action) if logical_id == "CallReceiverRole" else ()
+                if action not in _RECEIVERS:
+                    continue
+                problems += [
+                    f"{logical_id}: {action} on {text}"
+                    for text in texts
+                    if not text.endswith(allowed or ()) and not _is_of_the_stack(text)
+                ]
+            service = statement.get("Condition", {}).get("StringEquals", {}).get("iam:PassedToService")
+            if "iam:PassRole" in actions and service != "ssm.amazonaws.com":
+                problems.append(f"{logical_id}: passes roles to {service or 'every service'}")
+    own = [text for text in denied if text.endswith((":${AWS::StackName}-lock-cluster", "-lock-cluster:*"))]
+    return problems if len(own) == len(_QUALIFIED) else [*problems, "CallReceiverRole: may invoke lock_cluster"]
+
+
+_QUALIFIED = ("by its name", "by a version or alias")
+
+
+def _text(value: Any) -> str:
+    return str(value["Fn::Sub"]) if isinstance(value, dict) and "Fn::Sub" in value else json.dumps(value)
+
+
+def _is_of_the_stack(text: str) -> bool:
+    """Whether a resource is the template's own, by its logical id or by the stack's name at its beginning."""
+    return "Fn::GetAtt" in text or ":function:${AWS::StackName}-" in text
+
+
+def call_time_problems(template: Template, seconds: float) -> list[str]:
+    """`call_receiver` has time to record an answer after the longest that it goes on with a request."""
+    timeout = template["Resources"]["CallReceiverFunction"]["Properties"]["Timeout"]
+    return [] if timeout >= seconds + ROOM_FOR_RECORDING else [f"CallReceiverFunction: ends after {timeout} s"]
+
+
+ROOM_FOR_RECORDING = 15
+"""Seconds that call_receiver needs to start and to write down an answer, with a retry."""
 
 
 def wildcard_resource_problems(source: str) -> list[str]:

@@ -71,7 +71,7 @@ def _titled(widgets: list[Widget], title: str) -> Widget:
         ),
         pytest.param(
             lambda widgets: _titled(widgets, "Throttles")["properties"]["metrics"].pop(),
-            "RelayOutboxFunction: its Throttles is not on the dashboard",
+            "CallReceiverFunction: its Throttles is not on the dashboard",
             id="forgotten-function",
         ),
         pytest.param(

@@ -22,8 +22,10 @@ def test_nothing_optional_is_granted_to_a_stack_that_did_not_ask_for_it(
     only_on_request = set(granted(full_template)) - set(granted(plain_template))
     assert {each.action.partition(":")[0] for each in only_on_request} == {
         "events",
+        "iam",
         "kms",
         "sns",
+        "ssm",
         "xray",
     }
     assert {each.role for each in only_on_request if each.action.startswith("events:")} == {

@@ -229,8 +229,23 @@ def test_a_rule_whose_name_the_dead_letters_do_not_take_is_found(
 
 
 def test_accounts_that_are_trusted_and_not_let_in_are_found(full_template: Template, plain_template: Template) -> None:
-    unmet = unmet_needs({**plain_template, "Parameters": full_template["Parameters"]})
+    unmet = unmet_needs(_given(plain_template, full_template, "TrustedEventAccounts", "TrustedEventOrganization"))
     assert [each.partition(": (")[0] for each in unmet] == ["events that customers forward"] * 2
+
+
+def test_runbooks_that_are_allowed_and_not_granted_are_found(full_template: Template, plain_template: Template) -> None:
+    unmet = unmet_needs(_given(plain_template, full_template, "AllowRunbooks"))
+    assert [each.partition(" on ")[0] for each in unmet] == [
+        *["runbooks: CallReceiverRole: ssm:StartAutomationExecution"] * 3,
+        "runbooks: CallReceiverRole: ssm:GetAutomationExecution",
+        "runbooks: CallReceiverRole: iam:PassRole",
+    ]
+
+
+def _given(plain_template: Template, full_template: Template, *names: str) -> Template:
+    """The plain template's resources, as if these parameters had been given."""
+    given = {name: full_template["Parameters"][name] for name in names}
+    return {**plain_template, "Parameters": {**plain_template["Parameters"], **given}}
 
 
 def test_a_step_or_a_schedule_that_nobody_knows_the_needs_of_is_refused(full_template: Template) -> None:

@@ -9,6 +9,8 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.json import JSONSnapshotExtension
 
+from keyvigil.domain.lock_calls import CALL_SECONDS
+from keyvigil.domain.lock_settings import OWN_FUNCTIONS_IN_PREFIX
 from tests.infra import template_rules
 from tests.infra.source_template import ROOT, SourceTemplate, Template
 
@@ -587,3 +589,78 @@ def test_a_reason_may_stand_above_its_statement() -> None:
         "  - Effect", "  # The token is the scope.\n  - Effect"
     )
     assert template_rules.wildcard_resource_problems(source) == []
+
+
+# --- receivers --------------------------------------------------------------------------------------------------
+
+
+def test_only_call_receiver_calls_what_tenants_name_and_only_within_the_prefixes(
+    full_template: Template, plain_template: Template
+) -> None:
+    assert template_rules.receiver_problems(full_template) == []
+    assert template_rules.receiver_problems(plain_template) == []
+
+
+def _statement(template: Template, role: str, action: str, effect: str = "Allow") -> Properties:
+    statements: list[Properties] = template["Resources"][role]["Properties"]["Policies"][0]["PolicyDocument"][
+        "Statement"
+    ]
+    return next(each for each in statements if action in each["Action"] and each["Effect"] == effect)
+
+
+@pytest.mark.parametrize(
+    ("role", "action", "wider"),
+    [
+        ("CallReceiverRole", "lambda:InvokeFunction", "arn:${AWS::Partition}:lambda:*:*:function:*"),
+        ("CallReceiverRole", "lambda:InvokeFunction", "arn:${AWS::Partition}:lambda:*:*:function:keyvigil-*"),
+        ("CallReceiverRole", "secretsmanager:GetSecretValue", "arn:aws:secretsmanager:*:*:secret:*"),
+        ("CallReceiverRole", "ssm:StartAutomationExecution", "arn:aws:ssm:us-west-2:1:document/*"),
+        ("CallReceiverRole", "iam:PassRole", "arn:aws:iam::1:role/*"),
+        ("RelayOutboxRole", "lambda:InvokeFunction", "arn:${AWS::Partition}:lambda:*:*:function:keyvigil-lock-*"),
+    ],
+)
+def test_a_receiver_outside_the_prefixes_or_called_by_another_role_is_found(
+    full_template: Template, role: str, action: str, wider: str
+) -> None:
+    template = copy.deepcopy(full_template)
+    _statement(template, role, action)["Resource"] = {"Fn::Sub": wider}
+    assert template_rules.receiver_problems(template) == [f"{role}: {action} on {wider}"]
+
+
+def test_a_secret_read_by_another_role_is_found(full_template: Template) -> None:
+    template = copy.deepcopy(full_template)
+    statement = _statement(template, "CallReceiverRole", "secretsmanager:GetSecretValue")
+    template["Resources"]["RegistryApiRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"].append(
+        statement
+    )
+    [problem] = template_rules.receiver_problems(template)
+    assert problem.startswith("RegistryApiRole: secretsmanager:GetSecretValue")
+
+
+def test_a_role_that_is_passed_to_any_service_is_found(full_template: Template) -> None:
+    template = copy.deepcopy(full_template)
+    del _statement(template, "CallReceiverRole", "iam:PassRole")["Condition"]
+    assert template_rules.receiver_problems(template) == ["CallReceiverRole: passes roles to every service"]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_stack_whose_own_function_could_be_named_as_a_receiver_is_found(full_template: Template, which: int) -> None:
+    template = copy.deepcopy(full_template)
+    del _statement(template, "CallReceiverRole", "lambda:InvokeFunction", "Deny")["Resource"][which]
+    assert template_rules.receiver_problems(template) == ["CallReceiverRole: may invoke lock_cluster"]
+
+
+def test_no_other_function_of_the_stack_stands_in_the_prefix_of_receivers(full_template: Template) -> None:
+    names = [
+        function["Properties"]["FunctionName"]["Fn::Sub"].removeprefix("${AWS::StackName}-")
+        for function in full_template["Resources"].values()
+        if function["Type"] == "AWS::Lambda::Function"
+    ]
+    assert tuple(name for name in names if name.startswith("lock-")) == OWN_FUNCTIONS_IN_PREFIX
+
+
+def test_call_receiver_has_time_to_write_down_what_a_slow_receiver_answers(full_template: Template) -> None:
+    assert template_rules.call_time_problems(full_template, CALL_SECONDS) == []
+    template = copy.deepcopy(full_template)
+    template["Resources"]["CallReceiverFunction"]["Properties"]["Timeout"] = CALL_SECONDS
+    assert template_rules.call_time_problems(template, CALL_SECONDS) == ["CallReceiverFunction: ends after 100.0 s"]

@@ -24,7 +24,7 @@ from keyvigil.domain.attribution import HINT_KEPT, ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.brake import BegunLockout, Brake, LockoutTally
 from keyvigil.domain.canaries import Canary
-from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
+from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia, Preset
 from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
     TIMELINE_SHOWN,
@@ -293,12 +293,22 @@ def full_key() -> Key:
 def full_cluster() -> Cluster:
     return cluster(
         kind=ClusterKind.MINIO_KES,
-        lock=LockSettings(via=LockVia.NONE, timeout_seconds=10),
+        lock=LockSettings(
+            via=LockVia.WEBHOOK,
+            timeout_seconds=10,
+            function_arn="arn:aws:lambda:us-west-2:222222222222:function:keyvigil-lock-a",
+            url="https://hooks.example.com/",
+            secret_arn="arn:aws:secretsmanager:us-west-2:111111111111:secret:keyvigil/acme-prod/a-AbCdEf",
+            preset=Preset.ZILLIZ_CLOUD,
+            document_name="KeyVigilLock-a",
+            parameters={"Size": ("small", "large")},
+        ),
         status=ClusterStatus.LOCK_FAILED,
         fence=1_795_369_305_484,
         locked_by_incident_id="01JINCIDENT",
         task_token="A" * 1024,
         respond_by=LATER,
+        receipt="accepted",
         detail="no answer came in time",
         deleted_at=LATER,
     )
@@ -314,7 +324,7 @@ def full_incident() -> Incident:
         resolved_at=LATER,
         clusters=(
             AffectedCluster(cluster_id="a", status=ClusterStatus.LOCKED),
-            AffectedCluster(cluster_id="b", status=ClusterStatus.UNLOCK_FAILED),
+            AffectedCluster(cluster_id="b", status=ClusterStatus.UNLOCK_FAILED, detail="it answered 503"),
         ),
         executions=("01JINCIDENT-lock-1", "01JINCIDENT-unlock-1"),
         lockouts=1,
@@ -383,6 +393,7 @@ def full_rows() -> list[OutboxRow]:
         fence=1_795_369_305_484,
         reason="because",
         respond_by=LATER,
+        via=LockVia.LAMBDA,
     )
     sent = {"delivered": (Target.TOPIC, Target.BUS), "sent_at": LATER}
     return [

@@ -13,6 +13,7 @@ from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.demo import Story
 from keyvigil_cli.local_cloud import LocalCloud
 from keyvigil_cli.teller import Teller
+from tests.e2e.conftest import go_round_the_proxy
 from tests.e2e.fault_proxy import FaultProxy
 from tests.infra.conftest import full_template, plain_template, rendered_template, source_template
 from tests.infra.permissions import Permission, granted
@@ -73,6 +74,7 @@ def plain(plain_template: Template) -> Iterator[Rehearsal]:
 WITH_KEY = {
     "KmsKeyArn": "arn:aws:kms:us-west-2:111111111111:key/8d2e5b1c-0000-0000-0000-000000000000",
     "Tracing": "Active",
+    "AllowRunbooks": "true",
 }
 """Everything optional but whom the intake bus trusts: the local cloud knows no policies of buses in templates."""
 
@@ -93,6 +95,7 @@ def full(template_with_key: Template) -> Iterator[Rehearsal]:
     ):
         key = cloud.session().client("kms").create_key()["KeyMetadata"]["Arn"]
         outputs = cloud.deploy({**WITH_KEY, "KmsKeyArn": key})
+        go_round_the_proxy(cloud, outputs["CallReceiverFunctionName"])
         scene = Scene(cloud, outputs, stack_key=key, faults=faults)
         yield Rehearsal(scene, RunningStack(cloud.session(), template_with_key))
 

@@ -4,17 +4,17 @@ from datetime import timedelta
 
 import pytest
 
-from keyvigil.domain.alerts import AlertType, WorkflowStart, make_alert
-from keyvigil.domain.clusters import ClusterStatus, LockVia
+from keyvigil.domain.alerts import AlertType, WorkflowStart, lock_request, make_alert
+from keyvigil.domain.clusters import ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import IncidentStatus, WorkflowKind
 from keyvigil.domain.verdicts import Cause
-from keyvigil_cli.api_client import ApiProblemError
+from keyvigil_cli.api_client import ApiProblemError, JsonObject
 from keyvigil_cli.local_cloud import OPERATOR_ACCOUNT, REGION, STACK_NAME
 from keyvigil_cli.waiting import wait_until
 from tests import examples
 from tests import recorded_events as recordings
 from tests.permissions.drill import drill, on
-from tests.permissions.scene import SOON_SECONDS, Ear, Scene
+from tests.permissions.scene import SOON_SECONDS, Ear, Outage, Scene
 
 TABLE = "Table"
 AGENDA = "Table/index/agenda"
@@ -424,3 +424,93 @@ def start(scene: Scene, kind: WorkflowKind, machine: str) -> None:
     assert scene.invoke("relay-outbox", {"resend": [row.row_id]}) == {"sent": 1, "failed": 0}
     arn = f"arn:aws:states:{REGION}:{OPERATOR_ACCOUNT}:execution:{STACK_NAME}-{machine}:{name}"
     scene.execution_ends(arn)
+
+
+# ---------------------------------------------------------------------------------------------- receivers
+
+CALLER = "CallReceiverRole"
+
+
+def locks_by_function(scene: Scene) -> LockSettings:
+    return LockSettings(via=LockVia.LAMBDA, function_arn=scene.receiver.arn)
+
+
+def have_called(scene: Scene, outage: Outage) -> JsonObject:
+    """Have the cluster's receiver called for the request that is under way."""
+    asked = {"project_id": outage.project_id, "cluster_id": outage.cluster_id, "fence": scene.cluster(outage).fence}
+    return scene.invoke("call-receiver", asked)
+
+
+def becomes(scene: Scene, outage: Outage, status: ClusterStatus) -> None:
+    wait_until(
+        f"the cluster to be {status}",
+        lambda: scene.cluster(outage).status,
+        lambda seen: seen is status,
+        within=SOON_SECONDS,
+        every=0.1,
+    )
+
+
+@drill(
+    on(CALLER, TABLE, "dynamodb:GetItem", "dynamodb:PutItem"),
+    on(CALLER, "function:keyvigil-lock-*", "lambda:InvokeFunction"),
+)
+def a_receiving_function_is_called_and_its_answer_is_kept(scene: Scene) -> None:
+    outage = scene.request_under_way(locks_by_function(scene))
+    have_called(scene, outage)
+    cluster = scene.cluster(outage)
+    assert cluster.status is ClusterStatus.LOCKED, cluster.detail
+
+
+@drill(on(CALLER, "*", "states:SendTaskSuccess"))
+def a_receiver_answers_and_the_step_that_waits_wakes(scene: Scene) -> None:
+    step = scene.waiting_step()
+    outage = scene.request_under_way(locks_by_function(scene), task_token=step.token)
+    have_called(scene, outage)
+    scene.wakes(step)
+
+
+@drill(on(CALLER, TABLE, "dynamodb:Query"))
+def a_receiver_that_was_given_up_while_it_was_at_work_completes_the_lockout_after_all(scene: Scene) -> None:
+    outage = scene.outage(
+        IncidentStatus.PARTLY_LOCKED,
+        ClusterStatus.LOCKING,
+        lock=locks_by_function(scene),
+        respond_by=scene.now() + timedelta(minutes=5),
+    )
+    with scene.receiver.at_work(lambda: scene.change(outage, status=ClusterStatus.LOCK_FAILED)):
+        have_called(scene, outage)
+    assert scene.cluster(outage).status is ClusterStatus.LOCKED
+    assert scene.incident(outage).status is IncidentStatus.LOCKED
+
+
+@drill(on(CALLER, "secret:keyvigil/*", "secretsmanager:GetSecretValue"))
+def a_webhooks_secret_is_read(scene: Scene) -> None:
+    """It cannot sign, so that nobody is called, and the reason shows that it was read."""
+    outage = scene.request_under_way(LockSettings())
+    name = f"keyvigil/{outage.project_id}/webhook"
+    secret = scene.session.client("secretsmanager").create_secret(Name=name, SecretString="cannot sign")
+    scene.change(
+        outage,
+        lock=LockSettings(via=LockVia.WEBHOOK, url="https://hooks.example.com/", secret_arn=secret["ARN"]),
+    )
+    have_called(scene, outage)
+    reason = scene.cluster(outage).detail or ""
+    assert "no Standard Webhooks secret" in reason, reason
+
+
+@drill(on(SWEEP, "function:<stack>-call-receiver", "lambda:InvokeFunction"))
+def a_request_that_a_receiver_accepted_is_asked_after(scene: Scene) -> None:
+    """The runbook is one that no tenant may name, which whoever asks after it finds."""
+    lock = LockSettings(via=LockVia.SSM_AUTOMATION, document_name="not-made-for-locking")
+    outage = scene.request_under_way(lock, receipt="accepted")
+    scene.sweep()
+    becomes(scene, outage, ClusterStatus.LOCK_FAILED)
+
+
+@drill(on(RELAY, "CallReceiverFunction", "lambda:InvokeFunction"))
+def a_row_has_a_receiver_called(scene: Scene) -> None:
+    outage = scene.request_under_way(locks_by_function(scene))
+    row = scene.unsent_row(project_id=outage.project_id, lock_request=lock_request(scene.cluster(outage)))
+    assert scene.invoke("relay-outbox", {"resend": [row.row_id]}) == {"sent": 1, "failed": 0}
+    becomes(scene, outage, ClusterStatus.LOCKED)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from keyvigil.adapters.clock_and_ids import RandomIds, SystemClock
@@ -39,11 +40,12 @@ from keyvigil_cli.local_cloud import (
 from keyvigil_cli.waiting import wait_until
 from tests import examples
 from tests.e2e.fault_proxy import FaultProxy
+from tests.permissions.receiver import Receiver
 
 # Asynchronous invocations, queues and streams of the local cloud answer within two seconds, cold functions within four;
 # a machine that has other work needs longer.
 SOON_SECONDS = 15.0
-_REFUSED = re.compile(r"not authorized to perform|AccessDenied|AuthorizationError")
+REFUSED = re.compile(r"not authorized to perform|AccessDenied|AuthorizationError")
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ class Scene:
             for event in logs.filter_log_events(
                 logGroupName=f"/aws/lambda/{function}", startTime=int(since.timestamp() * 1000)
             )["events"]
-            if _REFUSED.search(event["message"])
+            if REFUSED.search(event["message"])
         ]
 
     # ------------------------------------------------------------------------------------------ what came before
@@ -372,9 +374,12 @@ class Scene:
         held = self._cluster(
             key,
             cluster,
-            lock=LockSettings(via=via),
             fence=1,
-            **{"locked_by_incident_id": incident_id if locked else None, **of_cluster},
+            **{
+                "lock": LockSettings(via=via),
+                "locked_by_incident_id": incident_id if locked else None,
+                **of_cluster,
+            },
         )
         opened = examples.incident(
             incident_id=incident_id,
@@ -393,6 +398,22 @@ class Scene:
         self._partitions.append(f"INCIDENT#{incident_id}")
         self._put(project, key, held, opened)
         return Outage(project.project_id, key.key_id, incident_id, held.cluster_id)
+
+    def request_under_way(self, lock: LockSettings, **of_cluster: Any) -> Outage:
+        """A cluster whose receiver is to lock it, and has five minutes left."""
+        until = self.now() + timedelta(minutes=5)
+        return self.outage(
+            IncidentStatus.LOCKING, ClusterStatus.LOCKING, **{"lock": lock, "respond_by": until, **of_cluster}
+        )
+
+    def change(self, outage: Outage, **fields: Any) -> None:
+        """Have the outage's cluster be otherwise."""
+        self.store.commit([Put(replace(self.cluster(outage), **fields))])
+
+    @cached_property
+    def receiver(self) -> Receiver:
+        """A function that locks clusters, for all drills."""
+        return Receiver(self.session)
 
     def incident(self, outage: Outage) -> Incident:
         """The outage's incident as it is now."""

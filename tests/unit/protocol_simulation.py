@@ -2,7 +2,8 @@
 
 What can go wrong in AWS goes wrong here: keys break and mend, invocations crash before or after they did their work,
 executions are killed between two steps, other writers are faster, stream records are lost, sweeps are missed or come
-twice, Step Functions is out of reach, and control planes answer late, twice, wrongly or not at all. Then the world
+twice, Step Functions is out of reach, and control planes and receivers that are called (simulated_receivers.py) answer
+late, twice, wrongly or not at all. Then the world
 becomes calm, and what the protocol promises must have come true. The executions follow `statemachines/*.asl.json`
 step by step.
 
@@ -24,7 +25,7 @@ from typing import override
 from keyvigil.domain.alerts import AlertStatus, AlertType, LockRequest, OutboxRow, WorkflowStart
 from keyvigil.domain.brake import BrakeSettings
 from keyvigil.domain.canaries import CANARY_PROJECT, OwnCanary
-from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockAction, LockResult, LockSettings, LockVia
+from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockAction, LockResult, LockVia
 from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import (
     Decision,
@@ -35,6 +36,7 @@ from keyvigil.domain.incidents import (
     WorkflowKind,
 )
 from keyvigil.domain.keys import Baseline, Key, KeyStatus, Registration, Trigger
+from keyvigil.domain.lock_settings import LockBounds
 from keyvigil.domain.projects import Approval, Enforcement
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import AlreadyExistsError, ConflictError, DeliveryError, NotFoundError, RefusedError
@@ -51,9 +53,11 @@ from keyvigil.ports import (
     Write,
 )
 from keyvigil.use_cases.braking import AskBrake, Braking
+from keyvigil.use_cases.call_receiver import CallReceiver
 from keyvigil.use_cases.check_canary import AskCanaries, CheckCanary
 from keyvigil.use_cases.check_key import CheckKey
 from keyvigil.use_cases.decide_incident import DecideIncident
+from keyvigil.use_cases.follow_receivers import FollowReceivers
 from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock, RequestLock
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
@@ -64,6 +68,7 @@ from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 from tests import examples
 from tests.fakes import CountingIds, FakeClock, FakeNotifier, FakeQueue, FakeTopics, MemoryStore
+from tests.unit.simulated_receivers import CALLED, SimulatedReceivers, settings
 
 PROJECT = "acme-prod"
 KEY = examples.KEY_ID
@@ -91,6 +96,8 @@ class Promise(StrEnum):
     ALERTS_ARE_TRUE = "an alert says of clusters and approvals only what is so"
     ANSWERS_ARE_AWAITED = "a lock is given up only when its control plane's time is over"
     NOTHING_UNSENT = "nothing stays unsent once the world is calm"
+    RECEIVERS_GET_THE_NEWEST = "a receiver is called only with its cluster's newest request"
+    RECEIVERS_DO_AS_IS_SHOWN = "a receiver that was called has locked what shows LOCKED, and nothing that shows ACTIVE"
     EXECUTIONS_END = "no execution runs on once the world is calm"
     OWN_TROUBLE_IS_UNKNOWN = "what goes wrong at KeyVigil itself opens no incident and confirms none"
     RECONCILING_WORKS = "reconciling meets no error in a calm world"
@@ -326,7 +333,9 @@ class Simulation(Prober, OutboxRelay):
         self.executions = Executions(self.agenda, self._steps_of, lambda: self._happens(weather.kills))
         clock, ids = self.clock, CountingIds()
 
-        self.clusters = Clusters(store, clock)
+        bounds = LockBounds(account_id="111111111111", region="us-west-2", stack_name="keyvigil", runbooks=True)
+        self.receivers = SimulatedReceivers(self, store, weather.crashes, weather.losses)
+        self.clusters = Clusters(store, clock, bounds)
         self.projects = Projects(store, FakeTopics(), clock, ids)
         own = OwnCanary(
             key_arn=examples.KEY_ARN.replace(examples.CUSTOMER, "111111111111"),
@@ -345,7 +354,18 @@ class Simulation(Prober, OutboxRelay):
         self.settle_recovery = SettleRecovery(store, clock, ids)
         self.person = DecideIncident(store, clock, ids)
         self.plan_sweep = PlanSweep(store, self.queue, clock)
-        self.relay = RelayOutbox(store, self.notifier, self.executions, clock, operator_topic_arn="arn:operator")
+        self.receivers.use_case = CallReceiver(
+            store, self.receivers.by_kind, self.record, clock, ids, self.receivers, bounds
+        )
+        self.follow = FollowReceivers(store, self.receivers, clock)
+        self.relay = RelayOutbox(
+            store,
+            self.notifier,
+            self.executions,
+            clock,
+            operator_topic_arn="arn:operator",
+            receiver_calls=self.receivers,
+        )
         self.reconcile = Reconcile(
             store,
             self.executions,
@@ -384,6 +404,26 @@ class Simulation(Prober, OutboxRelay):
     def breaks(self, promise: Promise, how: object) -> None:
         self.broken.add(f"{promise}: {how}")
 
+    # --- what receivers are given -------------------------------------------------------------------------------
+
+    def happens(self, probability: float) -> bool:
+        return self._happens(probability)
+
+    def after(self, seconds: float, do: Callable[[], None]) -> None:
+        self.agenda.after(seconds, do)
+
+    def let_pass(self, seconds: float) -> None:
+        """While somebody waits, everything else goes on."""
+        ends = self.agenda.seconds + seconds
+        self.agenda.run(until=ends)
+        self.clock.advance(max(0.0, ends - self.agenda.seconds))
+
+    def answer(self, answer: LockAnswer) -> None:
+        self._answer(answer)
+
+    def called_wrongly(self, how: str) -> None:
+        self.breaks(Promise.RECEIVERS_GET_THE_NEWEST, how)
+
     # --- chance -------------------------------------------------------------------------------------------------
 
     def _happens(self, probability: float) -> bool:
@@ -408,9 +448,9 @@ class Simulation(Prober, OutboxRelay):
         return f"c{self.chance.randrange(5)}"
 
     def _register(self, cluster_id: str) -> None:
-        lock = LockSettings(
-            via=self.chance.choice((LockVia.EVENT, LockVia.EVENT, LockVia.NONE)),
-            timeout_seconds=self.chance.choice((30, 300, 1800)),
+        lock = settings(
+            self.chance.choice((LockVia.EVENT, LockVia.EVENT, LockVia.NONE, LockVia.LAMBDA, *CALLED)),
+            self.chance.choice((30, 300, 1800)),
         )
         new = NewCluster(
             cluster_id=cluster_id, name=cluster_id, kind=ClusterKind.OTHER, region="us-west-2", key_id=KEY, lock=lock
@@ -541,9 +581,9 @@ class Simulation(Prober, OutboxRelay):
             self.check(message.project_id, message.key_id, Trigger.SCHEDULE, due_at=message.due_at)
 
     def _reconcile(self) -> None:
-        report = self.reconcile()
-        if self.calm and report.errors:
-            self.breaks(Promise.RECONCILING_WORKS, report.errors)
+        errors = [*self.reconcile().errors, *self.follow().errors]
+        if self.calm and errors:
+            self.breaks(Promise.RECONCILING_WORKS, errors)
 
     @override
     def resend(self, row_ids: Sequence[str]) -> None:
@@ -793,6 +833,10 @@ class Simulation(Prober, OutboxRelay):
         missed = [alert for alert in self.store.alerts() if alert.alert_id not in told & on_bus]
         if missed:
             self.breaks(Promise.NOTHING_UNSENT, f"{len(missed)} alerts did not reach topic and bus")
+        for cluster in live:
+            shown = {ClusterStatus.LOCKED: True, ClusterStatus.ACTIVE: False}.get(cluster.status)
+            if cluster.lock.via in CALLED and cluster.fence and shown not in {None, self.receivers.is_locked(cluster)}:
+                self.breaks(Promise.RECEIVERS_DO_AS_IS_SHOWN, f"{cluster.status} in the end")
         if self.executions.running:
             self.breaks(Promise.EXECUTIONS_END, sorted(self.executions.running))
 

@@ -732,7 +732,7 @@ def test_an_incident_shows_its_timeline_in_order_and_its_clusters_as_they_stand_
 
     assert [entry["what"] for entry in shown["timeline"]] == ["key.suspect", "key.unhealthy"]
     assert set(shown["timeline"][0]) == {"at", "what", "detail"}
-    assert shown["clusters"] == [{"cluster_id": "vectors-prod", "status": "LOCKING"}]
+    assert shown["clusters"] == [{"cluster_id": "vectors-prod", "status": "LOCKING", "detail": None}]
     assert shown["execution_arns"] == [api.workflow.execution_arn("01JINCIDENT-lock-1")]
 
 
@@ -746,7 +746,7 @@ def test_an_incident_that_is_over_shows_its_clusters_as_they_were_then(api: Api)
 
     shown = api.ask("GET", f"{P}/incidents/01JINCIDENT").json
 
-    assert shown["clusters"] == [{"cluster_id": "vectors-prod", "status": "ACTIVE"}]
+    assert shown["clusters"] == [{"cluster_id": "vectors-prod", "status": "ACTIVE", "detail": None}]
 
 
 def test_the_fleet_counts_every_status_also_those_that_nothing_has(api: Api) -> None:

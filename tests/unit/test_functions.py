@@ -52,6 +52,7 @@ from keyvigil.use_cases.audit_roles import AuditRoles
 from keyvigil.use_cases.check_canary import CanaryResult
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from keyvigil.use_cases.find_actor import FindActor, SearchOutcome
+from keyvigil.use_cases.follow_receivers import FollowReport
 from keyvigil.use_cases.keep_pointers import KeepPointers
 from keyvigil.use_cases.keep_topics import KeepTopics
 from keyvigil.use_cases.lock_clusters import LockoutPlan
@@ -87,6 +88,7 @@ from tests.fakes import (
     FakeHistory,
     FakeNotifier,
     FakeQueue,
+    FakeReceiverCalls,
     FakeTopics,
     FakeWorkflow,
     MemoryStore,
@@ -211,7 +213,7 @@ def test_importing_the_functions_and_the_wiring_calls_nobody_and_needs_no_enviro
     )
 
     assert done.returncode == 0, done.stderr
-    assert len(FUNCTIONS) == 11
+    assert len(FUNCTIONS) == 12
 
 
 @cache
@@ -256,6 +258,35 @@ def test_the_template_tells_each_function_every_setting_that_its_wiring_asks_for
     finally:
         for each in cached:
             each.cache_clear()
+
+
+def test_what_signs_webhooks_is_loaded_by_call_receiver_alone() -> None:
+    program = textwrap.dedent(
+        """
+        import json, os, sys
+        from keyvigil import wiring
+
+        for name, (variables, wired) in json.loads(sys.argv[1]).items():
+            os.environ.update(variables)
+            for each in wired:
+                getattr(wiring, each)()
+            for value in vars(wiring).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+            if "standardwebhooks" in sys.modules:
+                print(name)
+        """
+    )
+    others = [name for name in FUNCTIONS if name != "call_receiver"]
+    wanted = {name: (environment_in_template(name), sorted(wired_by(name))) for name in [*others, "call_receiver"]}
+    environ = {"AWS_REGION": "us-west-2", "AWS_DEFAULT_REGION": "us-west-2"}
+
+    done = subprocess.run(  # noqa: S603  this interpreter, and a program that stands above
+        [sys.executable, "-c", program, json.dumps(wanted)], env=environ, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["call_receiver"]
 
 
 def test_the_api_is_told_both_state_machines_because_it_shows_their_executions() -> None:
@@ -853,6 +884,7 @@ def plan_sweep_with(use: Use, store: MemoryStore, **wired: Any) -> None:
         "store": store,
         "plan_sweep": PlanSweep(store, FakeQueue(), FakeClock()),
         "reconcile": ReconcileReport,
+        "follow_receivers": FollowReport,
         "keep_topics": KeepTopics(store, FakeTopics()),
         "audit_roles": AuditRoles(store, FakeClock()),
         "plan_actor_searches": PlanActorSearches(store, FakeQueue(), FakeClock()),
@@ -875,6 +907,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         plan_sweep=PlanSweep(store, queue, FakeClock()),
         reconcile=reconcile,
         tell_stale=Recorder(StaleReport(stale_keys=2, errors=[("acme-prod/k", "the table did not answer")])),
+        follow_receivers=Recorder(FollowReport(asked=1, errors=[("acme-prod/vectors", "could not be asked")])),
         keep_topics=KeepTopics(store, topics),
         audit_roles=AuditRoles(store, FakeClock()),
         plan_actor_searches=PlanActorSearches(store, queue, FakeClock()),
@@ -894,6 +927,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         "role serves several projects",
         "could not be mended",
         "could not be mended",
+        "could not be mended",
         "mended",
     ]
     counted = metrics_in(capsys.readouterr().out)
@@ -911,7 +945,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         "OutboxRowsResent": 3,
         "LocksOverdue": 0,
         "MendingsDone": 1,
-        "MendingsFailed": 2,
+        "MendingsFailed": 3,
         "ActorSearchesSent": 0,
         "PointersMade": 4,
         "StaleKeys": 2,
@@ -1057,6 +1091,17 @@ def test_a_fault_in_reconciling_delays_no_probe_and_fails_the_sweep(use: Use, st
 # --- relay_outbox -----------------------------------------------------------------------------------------------
 
 
+def relay(store: MemoryStore, workflow: FakeWorkflow) -> RelayOutbox:
+    return RelayOutbox(
+        store,
+        FakeNotifier(),
+        workflow,
+        FakeClock(),
+        operator_topic_arn="arn:operator",
+        receiver_calls=FakeReceiverCalls(),
+    )
+
+
 def start(row_id: str) -> OutboxRow:
     to_start = WorkflowStart(
         workflow=WorkflowKind.LOCKOUT,
@@ -1082,7 +1127,7 @@ def stream_record(row_id: str) -> dict[str, Any]:
 def test_new_rows_from_the_stream_are_delivered(use: Use, store: MemoryStore) -> None:
     workflow = FakeWorkflow()
     store.put(start("01J1"), start("01J2"))
-    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock(), operator_topic_arn="arn:operator"))
+    use(relay_outbox=relay(store, workflow))
 
     answer = load("relay_outbox").handler({"Records": [stream_record("01J1"), stream_record("01J2")]}, Context())
 
@@ -1104,7 +1149,7 @@ def test_a_row_that_newer_code_wrote_holds_up_no_other_and_is_an_error_when_the_
 ) -> None:
     workflow, store = FakeWorkflow(), UnreadableRow()
     store.put(start("01J1"), start("01J2"))
-    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock(), operator_topic_arn="arn:operator"))
+    use(relay_outbox=relay(store, workflow))
 
     assert load("relay_outbox").handler({"Records": [stream_record("01J1")]}, Context()) == {"sent": 0, "failed": 1}
     with pytest.raises(UnreadableItemsError, match="1 rows could not be read"):
@@ -1117,7 +1162,7 @@ def test_a_row_that_newer_code_wrote_holds_up_no_other_and_is_an_error_when_the_
 def test_rows_that_the_reconciler_names_are_delivered_again(use: Use, store: MemoryStore) -> None:
     workflow = FakeWorkflow()
     store.put(start("01J1"), start("01J2"))
-    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock(), operator_topic_arn="arn:operator"))
+    use(relay_outbox=relay(store, workflow))
 
     answer = load("relay_outbox").handler({"resend": ["01J2"]}, Context())
 
@@ -1131,7 +1176,7 @@ def test_what_a_target_does_not_take_is_counted_and_holds_up_nothing(
     workflow = FakeWorkflow()
     workflow.broken = True
     store.put(start("01J1"))
-    use(relay_outbox=RelayOutbox(store, FakeNotifier(), workflow, FakeClock(), operator_topic_arn="arn:operator"))
+    use(relay_outbox=relay(store, workflow))
 
     answer = load("relay_outbox").handler({"Records": [stream_record("01J1")]}, Context())
 
@@ -1160,6 +1205,22 @@ def test_asking_for_a_lock_or_unlock_passes_the_task_token_on(use: Use, name: st
 
     assert request_lock.calls == [(action, "acme-prod", "vectors-prod", "01J", "token")]
     assert answer == {"outcome": "requested"}
+
+
+def test_a_receiver_is_called_for_one_request_and_what_it_said_stays_out_of_the_log(
+    use: Use, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = Recorder("locked")
+    use(call_receiver=call)
+
+    asked = {"project_id": "acme-prod", "cluster_id": "vectors-prod", "fence": 1795369305484}
+    answer = load("call_receiver").handler(asked, Context())
+
+    assert call.calls == [("acme-prod", "vectors-prod", 1795369305484)]
+    assert answer == {"outcome": "locked"}
+    [line] = logged(caplog)
+    assert {**asked, "outcome": "locked"}.items() <= line.items()
+    assert "detail" not in line
 
 
 def test_a_task_token_is_not_written_to_the_log(use: Use, caplog: pytest.LogCaptureFixture) -> None:

@@ -195,7 +195,7 @@ def test_an_alert_is_json_field_by_field_as_in_the_contract(aws: Stubs, notifier
             "message": "The key does not work: KEY_DISABLED.",
         },
         "actor": None,
-        "clusters": [{"cluster_id": "vectors-prod", "status": "LOCKED"}],
+        "clusters": [{"cluster_id": "vectors-prod", "status": "LOCKED", "detail": None}],
         "remediation": {
             "summary": "Mend it.",
             "commands": ["aws kms enable-key"],
@@ -263,6 +263,7 @@ def test_an_alert_on_the_bus_is_the_same_document_under_its_type(aws: Stubs, not
 
 def test_a_lock_request_on_the_bus_has_the_contracts_fields(aws: Stubs, notifier: AwsNotifier) -> None:
     detail = {
+        "action": "lock",
         "project_id": "acme-prod",
         "cluster_id": "vectors-prod",
         "incident_id": "01J",

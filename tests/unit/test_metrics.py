@@ -12,6 +12,7 @@ from keyvigil.domain.canaries import STACKS_OWN
 from keyvigil.use_cases.audit_roles import AuditRoles
 from keyvigil.use_cases.check_canary import CanaryResult
 from keyvigil.use_cases.check_key import CheckResult
+from keyvigil.use_cases.follow_receivers import FollowReport
 from keyvigil.use_cases.keep_pointers import KeepPointers
 from keyvigil.use_cases.keep_topics import KeptTopics
 from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
@@ -70,6 +71,7 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
         store=store,
         plan_sweep=Recorder(SweepResult(claimed=True, keys_due=0, keys_sent=0)),
         reconcile=ReconcileReport,
+        follow_receivers=FollowReport,
         keep_topics=KeptTopics,
         audit_roles=AuditRoles(store, FakeClock()),
         plan_actor_searches=PlanActorSearches(store, FakeQueue(), FakeClock()),

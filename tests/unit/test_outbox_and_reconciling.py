@@ -23,7 +23,17 @@ from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.unlock_clusters import SettleRecovery
 from tests.examples import KEY_ID, NOW, cluster, incident, key, project, verdict
-from tests.fakes import CountingIds, FakeClock, FakeNotifier, FakeQueue, FakeRelay, FakeWorkflow, MemoryStore, changed
+from tests.fakes import (
+    CountingIds,
+    FakeClock,
+    FakeNotifier,
+    FakeQueue,
+    FakeReceiverCalls,
+    FakeRelay,
+    FakeWorkflow,
+    MemoryStore,
+    changed,
+)
 
 INCIDENT = "01JINCIDENT"
 OPERATOR_TOPIC = "arn:aws:sns:us-west-2:111111111111:keyvigil-operator"
@@ -37,8 +47,14 @@ class World:
         self.notifier, self.asked, self.queue = FakeNotifier(), FakeRelay(), FakeQueue()
         ids = CountingIds()
         self.store.put(project())
+        self.calls = FakeReceiverCalls()
         self.relay = RelayOutbox(
-            self.store, self.notifier, self.workflow, self.clock, operator_topic_arn=OPERATOR_TOPIC
+            self.store,
+            self.notifier,
+            self.workflow,
+            self.clock,
+            operator_topic_arn=OPERATOR_TOPIC,
+            receiver_calls=self.calls,
         )
         record = RecordLockResult(
             self.store, self.workflow, SettleLockout(self.store, self.clock, ids), self.clock, ids

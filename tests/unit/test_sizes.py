@@ -16,12 +16,15 @@ from keyvigil.adapters import dynamodb_store, messaging
 from keyvigil.adapters.dynamodb_store import PAGE_BYTES, DynamoDbStore
 from keyvigil.adapters.plain_data import to_plain
 from keyvigil.api import views
+from keyvigil.api.app import MAX_BODY_BYTES
 from keyvigil.api.requests import AnswerLock, CreateProject, Rebaseline, RegisterCluster, Subscribe
 from keyvigil.domain.alerts import INCIDENT_ALERTS, Alert, AlertType, OutboxRow, make_alert, sentence
 from keyvigil.domain.clusters import Cluster, ClusterStatus, LockAction, LockResult, LockSettings, LockVia
 from keyvigil.domain.incidents import (
     EXECUTIONS_KEPT,
+    LONGEST_REASON,
     NAMES_SHOWN,
+    REASONS_SHOWN,
     TIMELINE_SHOWN,
     AffectedCluster,
     Decision,
@@ -128,7 +131,11 @@ def largest_key(cause: Cause = Cause.ACCESS_DENIED) -> Key:
 
 
 AFFECTED = tuple(
-    AffectedCluster(cluster_id=f"{number:03d}{LONGEST_ID}", status=ClusterStatus.UNLOCK_FAILED)
+    AffectedCluster(
+        cluster_id=f"{number:03d}{LONGEST_ID}",
+        status=ClusterStatus.UNLOCK_FAILED,
+        detail=WIDEST * LONGEST_REASON if number < REASONS_SHOWN else None,
+    )
     for number in range(MAX_CLUSTERS_PER_KEY)
 )
 
@@ -149,6 +156,13 @@ def largest_cluster() -> Cluster:
         cluster_id=AFFECTED[0].cluster_id,
         name=widest(CreateProject, "name"),
         detail=widest(AnswerLock, "detail"),
+        lock=LockSettings(
+            via=LockVia.SSM_AUTOMATION,
+            document_name=f"KeyVigilLock-{'d' * 115}",
+            # As many as fit into a request's body, where such a character has four bytes.
+            parameters={"Given": (WIDEST * (MAX_BODY_BYTES // 4),)},
+        ),
+        receipt="r" * 36,
         task_token="A" * 2048,
         locked_by_incident_id="01" + "J" * 24,
     )
@@ -281,8 +295,9 @@ def test_an_alert_about_two_hundred_clusters_fits_into_a_message_and_an_event(ki
 
     published, put = wire.sent
     assert all(each.cluster_id in published["Message"] for each in AFFECTED), "none of them is left out"
-    # Both forms of the message and its attributes count together; half of the room is left for what is added later.
-    assert weight(published) < MESSAGE / 2
+    # Both forms of the message and its attributes count together. Reasons of failures, twenty of the longest, take up
+    # half of the room, and a quarter is left for what is added later.
+    assert weight(published) < MESSAGE * 0.75
     assert weight(put["Entries"][0]) < MESSAGE / 2
     assert len(published["Subject"]) <= 100
     assert published["Subject"].isascii()

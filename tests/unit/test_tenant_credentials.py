@@ -19,11 +19,20 @@ from keyvigil.adapters import aws
 from keyvigil.adapters.aws import acting_as
 from keyvigil.adapters.cloudtrail_history import CloudTrailHistory
 from keyvigil.adapters.dynamodb_store import DynamoDbStore
-from keyvigil.adapters.functions import CHECK_TIMEOUT_SECONDS, InvokedKeyChecker, InvokedOutboxRelay
+from keyvigil.adapters.function_receiver import _TIMEOUTS, FunctionReceiver
+from keyvigil.adapters.functions import (
+    CHECK_TIMEOUT_SECONDS,
+    InvokedKeyChecker,
+    InvokedOutboxRelay,
+    InvokedReceiverCalls,
+)
 from keyvigil.adapters.idempotency import kept_answers
 from keyvigil.adapters.kms_prober import KmsProber
 from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue
+from keyvigil.adapters.runbook_receiver import RunbookReceiver
+from keyvigil.adapters.secret_reader import SecretReader
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
+from keyvigil.domain.lock_calls import CALL_SECONDS
 from tests.examples import MONITOR_ROLE_ARN
 from tests.fakes import FakeClock
 
@@ -183,6 +192,9 @@ CLIENTS: dict[str, Callable[[], Any]] = {
     "dynamodb of kept answers": lambda: kept_answers("table").client,
     "lambda of the API": lambda: InvokedKeyChecker("check-keys")._lambda,
     "lambda of the sweep": lambda: InvokedOutboxRelay("relay-outbox")._lambda,
+    "lambda of the relay": lambda: InvokedReceiverCalls("call-receiver")._lambda,
+    "secrets of receivers": lambda: SecretReader()._client,
+    "ssm of receivers": lambda: RunbookReceiver()._client,
     "step functions": lambda: StepFunctionsWorkflow(None, None)._client,
     "kms of the prober": lambda: KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._kms("us-west-2"),
     "secrets manager of the prober": lambda: KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._secrets(
@@ -192,6 +204,22 @@ CLIENTS: dict[str, Callable[[], Any]] = {
     "sts of the searches": lambda: CloudTrailHistory()._roles._sts,
     "sts of the prober": lambda: KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._role_credentials()._sts,
 }
+
+
+PATIENT_CLIENTS: dict[str, Callable[[], Any]] = {
+    "lambda of receivers": lambda: FunctionReceiver()._client("us-west-2", _TIMEOUTS[0]),
+}
+
+
+@pytest.mark.parametrize("make", PATIENT_CLIENTS.values(), ids=PATIENT_CLIENTS)
+def test_a_client_that_waits_for_a_receiver_waits_once_and_ends_before_its_function_does(
+    make: Callable[[], Any],
+) -> None:
+    config = make().meta.config
+
+    assert config.connect_timeout == 2
+    assert config.read_timeout < CALL_SECONDS
+    assert config.retries["total_max_attempts"] == 1
 
 
 @pytest.mark.parametrize("make", CLIENTS.values(), ids=CLIENTS)
@@ -230,6 +258,6 @@ def test_no_adapter_makes_a_client_without_settings_of_its_own() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "client"
     ]
 
-    assert len(calls) == len(CLIENTS), "a client was added: name it in CLIENTS"
+    assert len(calls) == len(CLIENTS) + len(PATIENT_CLIENTS), "a client was added: name it in CLIENTS"
     for name, call in calls:
         assert any(keyword.arg == "config" for keyword in call.keywords), f"{name}:{call.lineno}"

@@ -12,10 +12,11 @@ from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.brake import Brake, LockoutTally
 from keyvigil.domain.canaries import Canary
-from keyvigil.domain.clusters import Cluster
+from keyvigil.domain.clusters import Cluster, LockSettings
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, KeyStatus, Registration, RoleClaim, Trigger
+from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
@@ -409,6 +410,37 @@ class Notifier(Protocol):
 
     def put_lock_request(self, request: LockRequest) -> None:
         """Put a lock or unlock request on the alert bus."""
+
+
+class LockReceiver(Protocol):
+    """Who locks and unlocks a cluster when it is called: a function, a webhook, a service's API or a runbook.
+
+    Idempotent by fence: the same request may be made again, and is answered as before.
+    """
+
+    def call(self, request: LockRequest, lock: LockSettings, *, receipt: str | None, seconds: float) -> CallAnswer:
+        """Make the request, or ask after one that was accepted before (`receipt`), within this many seconds.
+
+        Never raises for what the receiver does or is.
+        """
+
+
+class ReceiverCalls(Protocol):
+    """`call_receiver` as the relay and the sweep reach it."""
+
+    def ask(self, project_id: str, cluster_id: str, fence: int) -> None:
+        """Have the request with this fence made to the cluster's receiver, without waiting for it.
+
+        Raises:
+            DeliveryError: it could not be asked for.
+        """
+
+
+class Pauses(Protocol):
+    """Waiting."""
+
+    def up_to(self, seconds: float) -> None:
+        """Wait for a time between 0 and this, at random."""
 
 
 class ExecutionState(StrEnum):

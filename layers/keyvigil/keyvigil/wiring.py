@@ -11,15 +11,29 @@ from keyvigil.settings import Settings
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 
-    from keyvigil.ports import CheckQueue, Clock, Heartbeat, Ids, KeyChecker, Prober, Store, Topics, Workflow
+    from keyvigil.domain.lock_settings import LockBounds
+    from keyvigil.ports import (
+        CheckQueue,
+        Clock,
+        Heartbeat,
+        Ids,
+        KeyChecker,
+        Prober,
+        ReceiverCalls,
+        Store,
+        Topics,
+        Workflow,
+    )
     from keyvigil.use_cases.audit_roles import AuditRoles
     from keyvigil.use_cases.backups import Backups
     from keyvigil.use_cases.braking import AskBrake, Braking
+    from keyvigil.use_cases.call_receiver import CallReceiver
     from keyvigil.use_cases.canaries import Canaries
     from keyvigil.use_cases.check_canary import AskCanaries, CheckCanary
     from keyvigil.use_cases.check_key import CheckKey
     from keyvigil.use_cases.decide_incident import DecideIncident
     from keyvigil.use_cases.find_actor import FindActor
+    from keyvigil.use_cases.follow_receivers import FollowReceivers
     from keyvigil.use_cases.keep_pointers import KeepPointers
     from keyvigil.use_cases.keep_topics import KeepTopics
     from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock
@@ -254,7 +268,60 @@ def relay_outbox() -> "RelayOutbox":
 
     notifier = AwsNotifier(settings().text("ALERT_BUS_NAME"))
     operator_topic = settings().text("OPERATOR_TOPIC_ARN")
-    return RelayOutbox(store(), notifier, workflow(), clock(), operator_topic_arn=operator_topic)
+    return RelayOutbox(
+        store(), notifier, workflow(), clock(), operator_topic_arn=operator_topic, receiver_calls=_receiver_calls()
+    )
+
+
+@cache
+def _receiver_calls() -> "ReceiverCalls":
+    from keyvigil.adapters.functions import InvokedReceiverCalls
+
+    return InvokedReceiverCalls(settings().text("CALL_RECEIVER_FUNCTION_NAME"))
+
+
+@cache
+def _lock_bounds() -> "LockBounds":
+    """What the operator lets tenants name as receivers."""
+    from keyvigil.domain.lock_settings import LockBounds
+
+    return LockBounds(
+        account_id=settings().text("ACCOUNT_ID"),
+        region=settings().region,
+        stack_name=settings().text("STACK_NAME"),
+        runbooks=settings().text("ALLOW_RUNBOOKS") == "true",
+    )
+
+
+@cache
+def call_receiver() -> "CallReceiver":
+    """Call a cluster's receiver; only `call_receiver` has the permissions that it needs."""
+    from keyvigil.adapters.clock_and_ids import RandomPauses
+    from keyvigil.adapters.function_receiver import FunctionReceiver
+    from keyvigil.adapters.guarded_https import GuardedHttps
+    from keyvigil.adapters.runbook_receiver import RunbookReceiver
+    from keyvigil.adapters.secret_reader import SecretReader
+    from keyvigil.adapters.webhook_receiver import WebhookReceiver
+    from keyvigil.adapters.zilliz_cloud import ZillizCloudReceiver
+    from keyvigil.domain.clusters import LockVia, Preset
+    from keyvigil.use_cases.call_receiver import CallReceiver, Receivers
+
+    https, read_secret = GuardedHttps(), SecretReader()
+    receivers: Receivers = {
+        (LockVia.LAMBDA, Preset.NONE): FunctionReceiver(),
+        (LockVia.WEBHOOK, Preset.NONE): WebhookReceiver(https, read_secret, clock()),
+        (LockVia.WEBHOOK, Preset.ZILLIZ_CLOUD): ZillizCloudReceiver(https, read_secret),
+        (LockVia.SSM_AUTOMATION, Preset.NONE): RunbookReceiver(),
+    }
+    return CallReceiver(store(), receivers, record_lock_result(), clock(), ids(), RandomPauses(), _lock_bounds())
+
+
+@cache
+def follow_receivers() -> "FollowReceivers":
+    """Ask after requests that a receiver accepted."""
+    from keyvigil.use_cases.follow_receivers import FollowReceivers
+
+    return FollowReceivers(store(), _receiver_calls(), clock())
 
 
 @cache
@@ -369,7 +436,7 @@ def clusters() -> "Clusters":
     """The registry's clusters."""
     from keyvigil.use_cases.registry import Clusters
 
-    return Clusters(store(), clock())
+    return Clusters(store(), clock(), _lock_bounds())
 
 
 @cache

@@ -1,12 +1,14 @@
-"""The real clock, and real identifiers."""
+"""The real clock, real waiting, and real identifiers."""
 
+import random
 import secrets
+import time
 from datetime import UTC, datetime
 from typing import override
 
 from ulid import ULID
 
-from keyvigil.ports import Clock, Ids
+from keyvigil.ports import Clock, Ids, Pauses
 
 
 class SystemClock(Clock):
@@ -16,6 +18,14 @@ class SystemClock(Clock):
     def now(self) -> datetime:
         now = datetime.now(UTC)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+class RandomPauses(Pauses):
+    """Sleeps."""
+
+    @override
+    def up_to(self, seconds: float) -> None:
+        time.sleep(random.uniform(0, seconds))  # noqa: S311  spreads retries out, guards nothing
 
 
 class RandomIds(Ids):

@@ -1,4 +1,4 @@
-"""Other functions of the stack, invoked: `check_keys` by the API, `relay_outbox` by the reconciler."""
+"""Other functions of the stack, invoked: `check_keys`, `relay_outbox` and `call_receiver`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from keyvigil.adapters.aws import config, session
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.keys import Registration, Trigger
 from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundError
-from keyvigil.ports import KeyChecker, OutboxRelay, RegistrationAnswer, RestoreAnswer, ValidationAnswer
+from keyvigil.ports import KeyChecker, OutboxRelay, ReceiverCalls, RegistrationAnswer, RestoreAnswer, ValidationAnswer
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
@@ -102,3 +102,27 @@ class InvokedOutboxRelay(OutboxRelay):
             except (ClientError, BotoCoreError) as error:
                 message = f"relay_outbox could not be asked: {_code(error)}"
                 raise DeliveryError(message) from error
+
+
+class InvokedReceiverCalls(ReceiverCalls):
+    """`call_receiver`, invoked for each request by itself and not waited for: one that hangs holds up nothing else."""
+
+    def __init__(self, function_name: str) -> None:
+        """Name the function; nothing is called yet."""
+        self._name = function_name
+
+    @cached_property
+    def _lambda(self) -> "LambdaClient":
+        return session().client("lambda", config=config())
+
+    @override
+    def ask(self, project_id: str, cluster_id: str, fence: int) -> None:
+        payload = {"project_id": project_id, "cluster_id": cluster_id, "fence": fence}
+        try:
+            self._lambda.invoke(FunctionName=self._name, InvocationType="Event", Payload=json.dumps(payload).encode())
+        except ClientError as error:
+            message = f"call_receiver could not be asked: {error.response.get('Error', {}).get('Code')}"
+            raise DeliveryError(message) from error
+        except BotoCoreError as error:
+            message = f"call_receiver could not be asked: {type(error).__name__}"
+            raise DeliveryError(message, unreachable=True) from error

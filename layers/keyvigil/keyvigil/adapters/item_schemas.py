@@ -4,7 +4,7 @@ A kind's newest number is one more than it has steps, so a new shape is a new st
 keeps the shapes themselves, and a test holds the entities against them. Why: docs/decisions/0008-schema-numbers.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from keyvigil.errors import DamagedItemError, NewerItemError
@@ -61,8 +61,20 @@ def _with_all_that_came_after(key: Body) -> Body:
     }
 
 
+def _by_event_or_in_the_registry(cluster: Body) -> Body:
+    """CLUSTER 1 to 2: no receiver that is called, so nothing that belongs to one and no receipt."""
+    called = ("function_arn", "url", "secret_arn", "preset", "document_name", "parameters")
+    lock = {**dict.fromkeys(called), **cluster["lock"]}
+    return {"receipt": None, **cluster, "lock": lock}
+
+
+def _without_reasons(clusters: Iterable[Body]) -> list[Body]:
+    """Affected clusters, of whose failures nobody kept the reason."""
+    return [{"detail": None, **each} for each in clusters]
+
+
 def _with_account_unknown(incident: Body) -> Body:
-    """INCIDENT 2 to 3: nobody looked for who did it or for flapping, and the account is not known.
+    """INCIDENT 2 to 3: nobody looked for who did it or for flapping; the account and clusters' reasons are not known.
 
     An outage of an account that is not known counts as its project's, for the brake.
     """
@@ -73,6 +85,7 @@ def _with_account_unknown(incident: Body) -> Body:
         "account_id": "",
         "flapping": False,
         **incident,
+        "clusters": _without_reasons(incident.get("clusters", ())),
         "decision": {"held_for": None, **decision} if decision else None,
     }
 
@@ -86,8 +99,17 @@ def _with_dead_letters_unknown(subscription: Body) -> Body:
 
 
 def _for_a_project(row: Body) -> Body:
-    """OUTBOX 1 to 2: all alerts were projects', and of fewer types. Number 1 was written with and without the field."""
-    return {"for_operator": False, **row}
+    """OUTBOX 1 to 2: all alerts were projects', of fewer types, without reasons; all lock requests were events.
+
+    Number 1 was written with and without `for_operator`; one that is there is right.
+    """
+    alert, request = row.get("alert"), row.get("lock_request")
+    return {
+        "for_operator": False,
+        **row,
+        "alert": {**alert, "clusters": _without_reasons(alert.get("clusters", ()))} if alert else None,
+        "lock_request": {"via": "event", **request} if request else None,
+    }
 
 
 def _shared_with_nobody(claim: Body) -> Body:
@@ -99,7 +121,7 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "PROJECT": (),
     "KEY": (_with_all_that_came_after,),
     "ROLE": (_shared_with_nobody,),
-    "CLUSTER": (),
+    "CLUSTER": (_by_event_or_in_the_registry,),
     "INCIDENT": (_with_executions_counted_and_told, _with_account_unknown),
     "SUBSCRIPTION": (_with_dead_letters_unknown,),
     "TIMELINE": (),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, override
 from botocore.exceptions import BotoCoreError, ClientError
 
 from keyvigil.adapters.aws import config, session
-from keyvigil.adapters.plain_data import rfc3339, to_plain
+from keyvigil.adapters.plain_data import lock_request_detail, rfc3339, to_plain
 from keyvigil.domain.alerts import SCHEMA_VERSION, TEST_TYPE, Alert, AlertStatus, LockRequest, Severity, sentence
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.errors import DeliveryError, RefusedError
@@ -82,15 +82,7 @@ class AwsNotifier(Notifier):
 
     @override
     def put_lock_request(self, request: LockRequest) -> None:
-        detail = {
-            "project_id": request.project_id,
-            "cluster_id": request.cluster_id,
-            "incident_id": request.incident_id,
-            "fence": request.fence,
-            "reason": request.reason,
-            "respond_by": rfc3339(request.respond_by),
-        }
-        self._put(request.detail_type, detail)
+        self._put(request.detail_type, lock_request_detail(request))
 
     def _put(self, detail_type: str, detail: dict[str, Any]) -> None:
         entry = {

@@ -7,6 +7,8 @@ from typing import Any
 
 from cattrs import BaseValidationError, Converter, transform_error
 
+from keyvigil.domain.alerts import LockRequest
+
 
 def rfc3339(moment: datetime) -> str:
     """A time as the contract writes it: RFC 3339, UTC, milliseconds."""
@@ -50,3 +52,16 @@ def from_stored[T](data: Mapping[str, Any], kind: type[T]) -> T:
         return _exact_converter.structure(data, kind)
     except BaseValidationError as error:
         raise ValueError("; ".join(transform_error(error))) from None
+
+
+def lock_request_detail(request: LockRequest) -> dict[str, Any]:
+    """A lock or unlock request as every receiver gets it (contract.md, Cluster)."""
+    return {
+        "action": str(request.action),
+        "project_id": request.project_id,
+        "cluster_id": request.cluster_id,
+        "incident_id": request.incident_id,
+        "fence": request.fence,
+        "reason": request.reason,
+        "respond_by": rfc3339(request.respond_by),
+    }

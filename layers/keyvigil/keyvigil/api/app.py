@@ -27,6 +27,7 @@ from keyvigil.api.requests import (
     CheckRestore,
     CreateProject,
     Decide,
+    Lock,
     PullBrake,
     Rebaseline,
     RegisterBackup,
@@ -368,8 +369,15 @@ def _key_views(project_id: str) -> Callable[[Key], dict[str, Any]]:
 def register_cluster(project_id: str, body: Annotated[RegisterCluster, Body()]) -> tuple[dict[str, Any], int]:
     """Register a cluster."""
     fields = {name: getattr(body, name) for name in ("cluster_id", "name", "kind", "region", "key_id")}
-    new = NewCluster(**fields, lock=LockSettings(**body.lock.model_dump()))
+    new = NewCluster(**fields, lock=_lock_settings(body.lock))
     return views.cluster(wiring.clusters().register(project_id, new)), HTTPStatus.CREATED
+
+
+def _lock_settings(lock: Lock) -> LockSettings:
+    fields = lock.model_dump()
+    if lock.parameters is not None:
+        fields["parameters"] = {name: tuple(values) for name, values in lock.parameters.items()}
+    return LockSettings(**fields)
 
 
 @app.get("/projects/<project_id>/clusters")
@@ -389,7 +397,7 @@ def get_cluster(project_id: str, cluster_id: str) -> dict[str, Any]:
 def change_cluster(project_id: str, cluster_id: str, body: Annotated[ChangeCluster, Body()]) -> dict[str, Any]:
     """Change a cluster's name, kind or lock."""
     changes: Mapping[str, Any] = {name: getattr(body, name) for name in body.model_fields_set}
-    settings = {"lock": LockSettings(**body.lock.model_dump())} if "lock" in changes else {}
+    settings = {"lock": _lock_settings(body.lock)} if "lock" in changes else {}
     return views.cluster(wiring.clusters().update(project_id, cluster_id, {**changes, **settings}))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from keyvigil.domain.alerts import Severity
-from keyvigil.domain.clusters import ClusterKind, LockResult, LockVia
+from keyvigil.domain.clusters import ClusterKind, LockResult, LockVia, Preset
 from keyvigil.domain.incidents import Decision
 from keyvigil.domain.keys import KeyUse
 from keyvigil.domain.projects import Approval, Enforcement, Protocol
@@ -86,11 +86,27 @@ class Decide(Request):
     reason: Reason
 
 
+ParameterName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,100}$")]
+ParameterValue = Annotated[str, Field(max_length=512, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]
+
+
 class Lock(Request):
-    """How a cluster is locked. `timeout_seconds` is how long its control plane may take."""
+    """How a cluster is locked. `timeout_seconds` is how long its control plane may take.
+
+    Which of the other fields `via` needs and allows, and what they may name, the domain says.
+    """
 
     via: LockVia = LockVia.EVENT
     timeout_seconds: Annotated[int, Field(ge=10, le=1800, strict=True)] = 300
+    function_arn: Arn | None = None
+    url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    secret_arn: Arn | None = None
+    preset: Preset | None = None
+    document_name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    parameters: (
+        Annotated[dict[ParameterName, Annotated[list[ParameterValue], Field(max_length=10)]], Field(max_length=20)]
+        | None
+    ) = None
 
 
 class RegisterCluster(Request):

@@ -77,10 +77,14 @@ def to_plain_dict(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def cluster(shown: Cluster) -> dict[str, Any]:
-    """A cluster. The task token lets its holder answer for the control plane and is never shown."""
+    """A cluster, its `lock` with what belongs to it.
+
+    The task token lets its holder answer for the control plane and is never shown.
+    """
     fields = dict(to_plain(shown))
-    for internal in ("task_token", "deleted_at", "version"):
+    for internal in ("task_token", "receipt", "deleted_at", "version"):
         del fields[internal]
+    fields["lock"] = {name: value for name, value in fields["lock"].items() if value is not None}
     return fields
 
 

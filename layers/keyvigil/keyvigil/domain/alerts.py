@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from keyvigil.domain.actors import Actor, in_words
+from keyvigil.domain.clusters import Cluster, ClusterStatus, LockAction, LockVia
 from keyvigil.domain.incidents import AffectedCluster, Incident, WorkflowKind
 from keyvigil.domain.keys import Key
 from keyvigil.domain.verdicts import Remediation
@@ -290,6 +291,7 @@ def sentence(alert: Alert) -> str:
     if alert.key is not None:
         names = ", ".join(f"{cluster.cluster_id} ({cluster.status})" for cluster in alert.clusters) or "none"
         lines += [f"Key: {alert.key.arn}", f"Clusters: {names}"]
+        lines += [f"  {cluster.cluster_id}: {cluster.detail}" for cluster in alert.clusters if cluster.detail]
     lines.append(f"Since: {alert.occurred_at:%Y-%m-%d %H:%M:%S} UTC")
     if alert.actor is not None:
         lines.append(f"Who: {in_words(alert.actor)}")
@@ -306,11 +308,18 @@ class Target(StrEnum):
     OPERATOR = "operator"
     BUS = "bus"
     WORKFLOW = "workflow"
+    RECEIVER = "receiver"
+
+
+_DETAIL_TYPES = {
+    LockAction.LOCK: "Cluster Lock Requested",
+    LockAction.UNLOCK: "Cluster Unlock Requested",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockRequest:
-    """The alert bus's `Cluster Lock Requested` or `Cluster Unlock Requested`."""
+    """One request to lock or unlock one cluster, as its receiver gets it: on the alert bus or by a call."""
 
     detail_type: str
     project_id: str
@@ -319,6 +328,31 @@ class LockRequest:
     fence: int
     reason: str
     respond_by: datetime
+    via: LockVia = LockVia.EVENT
+
+    @property
+    def action(self) -> LockAction:
+        """What is asked for."""
+        unlock = self.detail_type == _DETAIL_TYPES[LockAction.UNLOCK]
+        return LockAction.UNLOCK if unlock else LockAction.LOCK
+
+
+def lock_request(cluster: Cluster) -> LockRequest:
+    """The request that is under way on a cluster."""
+    if cluster.locked_by_incident_id is None or cluster.respond_by is None:
+        message = f"no request is under way on cluster {cluster.cluster_id}, which is {cluster.status}"
+        raise ValueError(message)
+    action = LockAction.UNLOCK if cluster.status is ClusterStatus.UNLOCKING else LockAction.LOCK
+    return LockRequest(
+        detail_type=_DETAIL_TYPES[action],
+        project_id=cluster.project_id,
+        cluster_id=cluster.cluster_id,
+        incident_id=cluster.locked_by_incident_id,
+        fence=cluster.fence,
+        reason=f"{cluster.key_id}: incident {cluster.locked_by_incident_id}",
+        respond_by=cluster.respond_by,
+        via=cluster.lock.via,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -359,7 +393,7 @@ class OutboxRow:
             topic = Target.OPERATOR if self.for_operator or self.project_id is None else Target.TOPIC
             wanted: tuple[Target, ...] = (topic, Target.BUS)
         elif self.lock_request is not None:
-            wanted = (Target.BUS,)
+            wanted = (Target.BUS if self.lock_request.via is LockVia.EVENT else Target.RECEIVER,)
         else:
             wanted = (Target.WORKFLOW,)
         return tuple(target for target in wanted if target not in self.delivered)

@@ -1,5 +1,6 @@
 """Clusters, and the fenced protocol that locks and unlocks them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -32,11 +33,25 @@ class ClusterStatus(StrEnum):
     UNLOCK_FAILED = "UNLOCK_FAILED"
 
 
+UNDER_WAY = frozenset({ClusterStatus.LOCKING, ClusterStatus.UNLOCKING})
+"""A request has been made and is not answered yet."""
+
+
 class LockVia(StrEnum):
-    """How a cluster is locked: by asking a control plane over the alert bus, or in the registry alone."""
+    """How a cluster is locked: in the registry alone, by an event on the alert bus, or by calling its receiver."""
 
     NONE = "none"
     EVENT = "event"
+    LAMBDA = "lambda"
+    WEBHOOK = "webhook"
+    SSM_AUTOMATION = "ssm-automation"
+
+
+class Preset(StrEnum):
+    """Whose API a webhook speaks: the tenant's own, signed as Standard Webhooks define, or a service's public one."""
+
+    NONE = "none"
+    ZILLIZ_CLOUD = "zilliz-cloud"
 
 
 class LockAction(StrEnum):
@@ -56,10 +71,20 @@ class LockResult(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockSettings:
-    """How a cluster is locked, and how long its control plane may take, in seconds."""
+    """How a cluster is locked, and how long its control plane may take, in seconds.
+
+    The rest is None unless `via` needs it: `function_arn` for lambda; `url`, `secret_arn` and `preset` for
+    webhook; `document_name` and `parameters` for ssm-automation. `lock_settings.lock_problem` says what may be named.
+    """
 
     via: LockVia = LockVia.EVENT
     timeout_seconds: int = 300
+    function_arn: str | None = None
+    url: str | None = None
+    secret_arn: str | None = None
+    preset: Preset | None = None
+    document_name: str | None = None
+    parameters: Mapping[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +94,8 @@ class Cluster:
     `fence` is the number of the newest lock or unlock request; it survives deletion as a tombstone
     (`deleted_at` set), so that a cluster registered again never gets a number that was used before.
     `task_token` belongs to the workflow step that waits for the answer to that request; it is kept after
-    the answer, so that a repeated answer can wake a step that the first one failed to reach.
+    the answer, so that a repeated answer can wake a step that the first one failed to reach. `receipt` says
+    that the receiver accepted that request and answers later; a runbook's is the id to ask after it with.
     """
 
     project_id: str
@@ -86,6 +112,7 @@ class Cluster:
     locked_by_incident_id: str | None = None
     task_token: str | None = None
     respond_by: datetime | None = None
+    receipt: str | None = None
     detail: str | None = None
     deleted_at: datetime | None = None
     version: int = 0
@@ -108,6 +135,7 @@ def request(
         locked_by_incident_id=incident_id,
         task_token=task_token,
         respond_by=now + timedelta(seconds=cluster.lock.timeout_seconds),
+        receipt=None,
         status_changed_at=now,
         detail=None,
     )

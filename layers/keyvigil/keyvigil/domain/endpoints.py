@@ -37,15 +37,17 @@ def endpoint_problem(protocol: Protocol, endpoint: str) -> str | None:
             if len(endpoint) > LONGEST_MAIL or not _MAIL.match(endpoint):
                 return "For protocol email, `endpoint` must be one e-mail address, like oncall@example.com."
         case Protocol.HTTPS:
-            return _url_problem(endpoint)
+            return https_url_problem(endpoint, "For protocol https, `endpoint` must look like https://HOST/PATH")
         case _:
             assert_never(protocol)
     return None
 
 
-def _url_problem(endpoint: str) -> str | None:
-    """SNS posts from AWS's network, not from ours; an address that only makes sense inside is a mistake or a trick."""
-    looks_like = "For protocol https, `endpoint` must look like https://HOST/PATH"
+def https_url_problem(endpoint: str, looks_like: str) -> str | None:
+    """What is wrong with an https URL, as a sentence that begins with `looks_like`; None if nothing.
+
+    SNS posts from AWS's network, not from ours; an address that only makes sense inside is a mistake or a trick.
+    """
     if len(endpoint) > LONGEST_URL or not _PRINTABLE.match(endpoint) or "\\" in endpoint:
         return f"{looks_like}, in printable ASCII."
     try:

@@ -61,10 +61,14 @@ class WorkflowKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AffectedCluster:
-    """A cluster under the broken key, as it stood when the incident was last written."""
+    """A cluster under the broken key, as it stood when the incident was last written.
+
+    `detail` is why it could not be locked or unlocked, if it could not.
+    """
 
     cluster_id: str
     status: ClusterStatus
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,11 +193,25 @@ def newest_executions(incident: Incident) -> tuple[str, ...]:
     return tuple(newest.values())
 
 
+REASONS_SHOWN = 20
+LONGEST_REASON = 200
+"""How many clusters of an incident or alert are listed with the reason of their failure, and how long it may be, in
+characters: 200 clusters with long reasons would not fit into an SNS message of 256 KB."""
+
+_FAILED = frozenset({ClusterStatus.LOCK_FAILED, ClusterStatus.UNLOCK_FAILED})
+
+
 def affected(clusters: Iterable[Cluster]) -> tuple[AffectedCluster, ...]:
-    """The clusters of an incident or an alert, in a stable order."""
+    """The clusters of an incident or an alert, in a stable order; the first that failed with the reason."""
+    ordered = sorted(clusters, key=lambda each: each.cluster_id)
+    explained = {each.cluster_id for each in [each for each in ordered if each.status in _FAILED][:REASONS_SHOWN]}
     return tuple(
-        AffectedCluster(cluster_id=cluster.cluster_id, status=cluster.status)
-        for cluster in sorted(clusters, key=lambda each: each.cluster_id)
+        AffectedCluster(
+            cluster_id=cluster.cluster_id,
+            status=cluster.status,
+            detail=cluster.detail[:LONGEST_REASON] if cluster.detail and cluster.cluster_id in explained else None,
+        )
+        for cluster in ordered
     )
 
 

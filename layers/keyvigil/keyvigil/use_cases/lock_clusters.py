@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow
+from keyvigil.domain.alerts import AlertType, OutboxRow, lock_request
 from keyvigil.domain.clusters import (
     Cluster,
     ClusterStatus,
@@ -150,21 +150,12 @@ class RequestLock:
             return refusal, cluster
         now = self._clock.now()
         after = request(cluster, action, incident_id=incident_id, task_token=task_token, now=now)
-        verb = "Lock" if action is LockAction.LOCK else "Unlock"
         detail = f"{cluster_id}: {action} asked for via {cluster.lock.via}, fence {after.fence}"
         writes: list[Write] = [Put(after), self._telling.entry(incident_id, f"cluster.{action}_requested", detail)]
-        if cluster.lock.via is LockVia.EVENT:
-            message = LockRequest(
-                detail_type=f"Cluster {verb} Requested",
-                project_id=project_id,
-                cluster_id=cluster_id,
-                incident_id=incident_id,
-                fence=after.fence,
-                reason=f"{cluster.key_id}: incident {incident_id}",
-                respond_by=after.respond_by or now,
-            )
+        if cluster.lock.via is not LockVia.NONE:
+            row_id = self._ids.ulid()
             writes.append(
-                Put(OutboxRow(row_id=self._ids.ulid(), project_id=project_id, created_at=now, lock_request=message))
+                Put(OutboxRow(row_id=row_id, project_id=project_id, created_at=now, lock_request=lock_request(after)))
             )
         self._store.commit(writes)
         self._release_earlier_step(cluster)

@@ -33,6 +33,7 @@ from keyvigil.domain.keys import (
     next_due,
     probe_context,
 )
+from keyvigil.domain.lock_settings import LockBounds, lock_problem
 from keyvigil.domain.projects import (
     MAX_CLUSTERS_PER_KEY,
     MAX_KEYS_PER_PROJECT,
@@ -698,13 +699,20 @@ def _registration(project: Project, wanted: KeyRequest, baseline: Baseline | Non
     )
 
 
+_LOCK_MAY_CHANGE = frozenset(
+    {ClusterStatus.ACTIVE, ClusterStatus.PENDING_KEY, ClusterStatus.LOCK_FAILED, ClusterStatus.UNLOCK_FAILED}
+)
+"""Not while a request is under way, nor while somebody holds the lock. Where it failed, mending `lock` may help."""
+
+
 class Clusters:
     """Registers, changes and removes clusters."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        """Keep the ports."""
+    def __init__(self, store: Store, clock: Clock, bounds: LockBounds | None = None) -> None:
+        """Keep the ports, and what tenants may name; without it neither secrets nor runbooks."""
         self._store = store
         self._clock = clock
+        self._bounds = bounds or LockBounds()
 
     def get(self, project_id: str, cluster_id: str) -> Cluster:
         """Read a cluster.
@@ -722,9 +730,11 @@ class Clusters:
         """Register a cluster, in one transaction with reading its key's status (invariant 4).
 
         Raises:
-            RefusedError: the Region is not the key's, the key is another than before, or it has 200 clusters.
+            RefusedError: the Region is not the key's, the key is another than before, or it has 200 clusters; or
+                what `lock` names is not the tenant's to name.
             AlreadyExistsError: the same cluster is registered already.
         """
+        self._check_lock(project_id, new.lock)
         return until_committed(self._register, project_id, new)
 
     def _register(self, project_id: str, new: NewCluster) -> Cluster:
@@ -775,26 +785,33 @@ class Clusters:
         """Change a cluster's name, kind or lock. Its key is fixed.
 
         Raises:
-            RefusedError: another key was named, or another lock while the cluster is locked.
+            RefusedError: another key was named, another lock while the cluster is locked, or a lock with something
+                that is not the tenant's to name.
         """
+        if "lock" in changes:
+            self._check_lock(project_id, changes["lock"])
 
         def change() -> Cluster:
             cluster = self.get(project_id, cluster_id)
             if changes.get("key_id", cluster.key_id) != cluster.key_id:
                 raise _key_is_immutable(cluster)
-            in_use = cluster.status in {ClusterStatus.ACTIVE, ClusterStatus.PENDING_KEY}
-            if changes.get("lock", cluster.lock) != cluster.lock and not in_use:
+            if changes.get("lock", cluster.lock) != cluster.lock and cluster.status not in _LOCK_MAY_CHANGE:
                 raise RefusedError(
                     409,
                     "Cluster is locked",
                     f"The cluster is {cluster.status}: whoever locked it must unlock it, so `lock` can be changed "
-                    "when it is ACTIVE again.",
+                    "when it is ACTIVE again, or if locking or unlocking it failed.",
                 )
             after = replace(cluster, **{name: value for name, value in changes.items() if name != "key_id"})
             self._store.commit([Put(after)])
             return after
 
         return until_committed(change)
+
+    def _check_lock(self, project_id: str, lock: LockSettings) -> None:
+        problem = lock_problem(lock, project_id, self._bounds)
+        if problem is not None:
+            raise RefusedError(422, "Invalid lock", problem)
 
     def delete(self, project_id: str, cluster_id: str) -> None:
         """Forget a cluster, but keep its fence as a tombstone; one that was never asked for anything has none.

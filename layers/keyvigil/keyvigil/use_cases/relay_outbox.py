@@ -1,4 +1,4 @@
-"""Deliver outbox rows: to the project's or the operator's topic, the alert bus and the workflows, each by itself."""
+"""Deliver outbox rows: to the project's or operator's topic, the bus, the workflows and receivers, each by itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from typing import assert_never
 
 from keyvigil.domain.alerts import OutboxRow, Target
 from keyvigil.errors import ConflictError, DeliveryError, in_short
-from keyvigil.ports import Clock, Notifier, Put, Store, Workflow
+from keyvigil.ports import Clock, Notifier, Put, ReceiverCalls, Store, Workflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +24,18 @@ class RelayOutbox:
     """Delivers rows at least once. What fails stays unsent, and the reconciler asks for it again."""
 
     def __init__(
-        self, store: Store, notifier: Notifier, workflow: Workflow, clock: Clock, *, operator_topic_arn: str
+        self,
+        store: Store,
+        notifier: Notifier,
+        workflow: Workflow,
+        clock: Clock,
+        *,
+        operator_topic_arn: str,
+        receiver_calls: ReceiverCalls,
     ) -> None:
         """Keep the ports, and the topic for what concerns KeyVigil itself."""
         self._store = store
+        self._receiver_calls = receiver_calls
         self._notifier = notifier
         self._workflow = workflow
         self._clock = clock
@@ -95,12 +103,22 @@ class RelayOutbox:
                 if row.alert is not None:
                     self._notifier.publish(self._operator_topic_arn, row.alert)
             case Target.BUS:
-                if row.alert is not None:
-                    self._notifier.put_alert(row.alert)
-                if row.lock_request is not None:
-                    self._notifier.put_lock_request(row.lock_request)
+                self._put_on_bus(row)
             case Target.WORKFLOW:
                 if row.workflow_start is not None:
                     self._workflow.start(row.workflow_start)
+            case Target.RECEIVER:
+                self._have_called(row)
             case _:
                 assert_never(target)
+
+    def _put_on_bus(self, row: OutboxRow) -> None:
+        if row.alert is not None:
+            self._notifier.put_alert(row.alert)
+        if row.lock_request is not None:
+            self._notifier.put_lock_request(row.lock_request)
+
+    def _have_called(self, row: OutboxRow) -> None:
+        if row.lock_request is not None:
+            asked = row.lock_request
+            self._receiver_calls.ask(asked.project_id, asked.cluster_id, asked.fence)

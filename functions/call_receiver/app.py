@@ -1,0 +1,26 @@
+"""Call one cluster's receiver, invoked by the relay for a new request and by the sweep for one that was accepted."""
+
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from keyvigil import wiring
+
+logger = Logger(service="call_receiver")
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Call it. What it said is in the incident's timeline, not in the log."""
+    outcome = wiring.call_receiver()(event["project_id"], event["cluster_id"], event["fence"])
+    logger.info(
+        "called",
+        extra={
+            "project_id": event["project_id"],
+            "cluster_id": event["cluster_id"],
+            "fence": event["fence"],
+            "outcome": outcome,
+        },
+    )
+    return {"outcome": outcome}
