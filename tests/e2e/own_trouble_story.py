@@ -17,7 +17,7 @@ from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
 from tests.e2e.fault_story import RESET, SILENCE, error, in_words
 from tests.e2e.stage import Stage, WatchedKey
-from tests.e2e.story import story
+from tests.e2e.story import story_on_its_own_cloud
 from tests.fault_table import Observed, tell
 
 SECOND_ACCOUNT = "333333333333"
@@ -306,7 +306,7 @@ def a_canary_is_broken(scene: Scene) -> list[Observed]:
     return rows
 
 
-@story
+@story_on_its_own_cloud
 def keyvigils_own_trouble_makes_no_customers_key_unhealthy_and_the_operator_hears_of_it(stage: Stage) -> None:
     troubled = stage.troubled
     outputs = troubled.cloud.deploy()

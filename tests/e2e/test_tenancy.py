@@ -25,6 +25,7 @@ DOCUMENT = Checkout.find(Path(__file__).parent).root / "docs" / "openapi.json"
 NOBODYS = {
     "key_id": "us-west-2.1234abcd-12ab-34cd-56ef-1234567890ab",
     "cluster_id": "vectors",
+    "canary_id": "us-west-2.1234abcd-12ab-34cd-56ef-1234567890ab",
     "incident_id": "01JINCIDENT",
     "subscription_id": "01JSUBSCRIPTION",
     "backup_id": "backup",

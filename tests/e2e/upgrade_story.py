@@ -27,7 +27,7 @@ from keyvigil_cli.waiting import wait_until
 from tests.e2e.fault_proxy import FaultProxy
 from tests.e2e.older_release import older_release
 from tests.e2e.stage import Stage, WatchedKey
-from tests.e2e.story import story
+from tests.e2e.story import story_on_its_own_cloud
 
 CHECKOUT = Checkout.find(Path(__file__).parent)
 REGISTRY: dict[str, str | int] = {"via": "none"}
@@ -433,7 +433,7 @@ def is_gone(cloud: LocalCloud, resource: Resource) -> bool:
             pytest.fail(f"the update took {resource} out of the stack: say here how to see that it is gone")
 
 
-@story
+@story_on_its_own_cloud
 def an_upgrade_with_open_work_keeps_its_promises(_stage: Stage) -> None:
     program = CHECKOUT.ministack().with_name("microburst")
     faults = FaultProxy(program, CHECKOUT.root / ".local-cloud" / "faults-of-the-upgrade")
