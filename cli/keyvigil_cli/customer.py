@@ -19,7 +19,6 @@ ROLE_NAME = "keyvigil-customer"
 SECRET_POLICY = "keyvigil-secret"  # noqa: S105 - a policy's name
 DELETION_DAYS = 7  # the shortest that KMS accepts
 
-_LOOKUP_POLICY = "keyvigil-lookups"
 _STACK_SECONDS = 120
 
 
@@ -58,12 +57,6 @@ class CustomerAccount:
         self._iam = session.client("iam")
         self._roles: dict[str, _Role] = {}
 
-    def trust(self, monitor_role_arn: str, external_id: str, *, role_name: str = ROLE_NAME) -> None:
-        """Replace the role's trust policy."""
-        self._iam.update_assume_role_policy(
-            RoleName=role_name, PolicyDocument=policy(trust_statement(monitor_role_arn, external_id))
-        )
-
     def onboard(
         self, monitor_role_arn: str, external_id: str, project_id: str, *, role_name: str = ROLE_NAME
     ) -> RegistrableKey:
@@ -89,13 +82,18 @@ class CustomerAccount:
         )
         return role_arn
 
-    def allow_lookups(self, role_arn: str) -> None:
-        """Let the role look up in CloudTrail who broke a key; IAM knows no resource for that."""
-        self._iam.put_role_policy(
-            RoleName=role_arn.rpartition("/")[2],
-            PolicyName=_LOOKUP_POLICY,
-            PolicyDocument=policy(_allow("cloudtrail:LookupEvents", "*")),
+    def trust(self, monitor_role_arn: str, external_id: str, *, role_name: str = ROLE_NAME) -> None:
+        """Replace the role's trust policy, by hand."""
+        self._iam.update_assume_role_policy(
+            RoleName=role_name, PolicyDocument=trust_policy(monitor_role_arn, external_id)
         )
+
+    def allow_lookups(self, role_arn: str) -> None:
+        """Let the role look up in CloudTrail who broke a key."""
+        role = self._roles[role_arn]
+        role.parameters["AllowLookupEvents"] = "true"
+        if role.key_arns:
+            self._deploy(role_arn)
 
     def create_key(self, role_arn: str, *, region: str | None = None, data_keys: bool = False) -> RegistrableKey:
         """Create a symmetric key which the role may use for probes and nothing else.
@@ -106,6 +104,19 @@ class CustomerAccount:
         key = RegistrableKey(kms.create_key(Description="encrypts our clusters")["KeyMetadata"]["Arn"], role_arn)
         self.allow(key, data_keys=data_keys)
         return key
+
+    def allow(self, key: RegistrableKey, *, data_keys: bool = False) -> None:
+        """Let the role use a key too: its stack is deployed, or updated, with all its keys."""
+        role = self._roles[key.role_arn]
+        role.key_arns.append(key.key_arn)
+        if data_keys:
+            role.parameters["Use"] = "cse"
+        self._deploy(key.role_arn)
+
+    def _deploy(self, role_arn: str) -> None:
+        role = self._roles[role_arn]
+        parameters = {**role.parameters, "KeyArns": ",".join(role.key_arns)}
+        deploy(self._session, f"keyvigil-role-{role_arn.rpartition('/')[2]}", "customer-role.yaml", parameters)
 
     def create_probe_secret(self, key: RegistrableKey, name: str) -> str:
         """Create the secret that the probe of a ``kes`` key reads, under that key, and let the role read it."""
@@ -122,21 +133,14 @@ class CustomerAccount:
         self._iam.put_role_policy(
             RoleName=key.role_name,
             PolicyName=SECRET_POLICY,
-            PolicyDocument=policy(_allow("secretsmanager:GetSecretValue", secret_arn)),
+            PolicyDocument=policy(
+                {"Effect": "Allow", "Action": "secretsmanager:GetSecretValue", "Resource": secret_arn}
+            ),
         )
 
     def forbid_secret(self, key: RegistrableKey) -> None:
         """Take from the role what lets it read the probe's secret."""
         self._iam.delete_role_policy(RoleName=key.role_name, PolicyName=SECRET_POLICY)
-
-    def allow(self, key: RegistrableKey, *, data_keys: bool = False) -> None:
-        """Let the role use a key too: its stack is deployed, or updated, with all its keys."""
-        role = self._roles[key.role_arn]
-        role.key_arns.append(key.key_arn)
-        if data_keys:
-            role.parameters["Use"] = "cse"
-        parameters = {**role.parameters, "KeyArns": ",".join(role.key_arns)}
-        deploy(self._session, f"keyvigil-role-{key.role_name}", "customer-role.yaml", parameters)
 
     def disable_key(self, key: RegistrableKey) -> None:
         """Disable the key: whatever is encrypted under it can no longer be read."""
@@ -165,11 +169,11 @@ class CustomerAccount:
         The local cloud asks the role's policy about an alias's ARN, where AWS asks about the key behind it.
         """
         kms = self._kms_of(key)
-        policy = json.loads(self._key_policy(key.role_name))
-        policy["Statement"].append(
+        document = json.loads(self._key_policy(key.role_name))
+        document["Statement"].append(
             {"Effect": "Allow", "Action": "kms:*", "Principal": {"AWS": key.role_arn}, "Resource": "*"}
         )
-        kms.put_key_policy(KeyId=key.key_arn, Policy=json.dumps(policy))
+        kms.put_key_policy(KeyId=key.key_arn, Policy=json.dumps(document))
 
     def _kms_of(self, key: RegistrableKey) -> "KMSClient":
         return self._session.client("kms", region_name=key.key_arn.split(":")[3])
@@ -183,11 +187,12 @@ class CustomerAccount:
         ]
         if denied:
             statements.append({"Effect": "Deny", "Action": list(denied), "Principal": role, "Resource": "*"})
-        return json.dumps({"Version": "2012-10-17", "Statement": statements})
+        return policy(*statements)
 
 
-def _allow(action: str, resource: str) -> dict[str, Any]:
-    return {"Effect": "Allow", "Action": action, "Resource": resource}
+def trust_policy(monitor_role_arn: str, external_id: str) -> str:
+    """Return the trust policy that onboarding/customer-role.yaml gives a role."""
+    return policy(trust_statement(monitor_role_arn, external_id))
 
 
 def deploy(session: "boto3.Session", stack: str, template: str, parameters: dict[str, str]) -> dict[str, str]:

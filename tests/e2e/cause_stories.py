@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
 # Each is a key of its own, and most of it is starting the AWS command line: more at once would only be slower.
-_AT_ONCE = threading.Semaphore(4)
+_AT_ONCE = threading.Semaphore(3)
 _HEALTHY_SECONDS = 120
 _BETWEEN_CHECKS = 5.0  # sooner, a probe does not count
 OTHER_REGION = "eu-west-1"
@@ -56,6 +56,7 @@ class Patient:
     shell: AwsShell
     use: str = "cmek"
     key_id: str = ""
+    probe_secret_arn: str | None = None
 
     @property
     def kms(self) -> "KMSClient":
@@ -76,7 +77,7 @@ class Patient:
         return self.key.role_name
 
     def register(self) -> None:
-        registered = self.project.register_key(self.key, use=self.use)
+        registered = self.project.register_key(self.key, use=self.use, probe_secret_arn=self.probe_secret_arn)
         assert registered["status"] == "HEALTHY"
         assert registered["verdict"]["findings"] == []
         self.key_id = registered["key_id"]
@@ -139,6 +140,7 @@ class Case:
         expected = {
             Cause.ACCESS_DENIED: f"kms:{self.operation}",
             Cause.ROLE_NOT_ASSUMABLE: "sts:AssumeRole",
+            Cause.SECRET_UNREADABLE: "secretsmanager:GetSecretValue",
         }.get(self.cause)
         assert action == expected
         if self.permission is not None:
@@ -193,6 +195,14 @@ def replica(stage: Stage, shell: AwsShell, use: str) -> Patient:
     stage.customer.allow(second.key)
     first.register()
     return second
+
+
+def with_secret(stage: Stage, shell: AwsShell, use: str) -> Patient:
+    """A key with the secret that its probe reads."""
+    patient = plain(stage, shell, use)
+    name = f"keyvigil/{patient.project.project_id}/probe"
+    patient.probe_secret_arn = stage.customer.create_probe_secret(patient.key, name)
+    return patient
 
 
 def case(
@@ -390,6 +400,21 @@ def the_external_id_is_changed(patient: Patient) -> None:
     (statement,) = document["Statement"]
     statement["Condition"]["StringEquals"] = {"sts:ExternalId": "another-one"}
     _trust(patient, statement)
+
+
+# --- the secret -------------------------------------------------------------------------------------------------
+
+
+@case(
+    Cause.SECRET_UNREADABLE,
+    "GetSecretValue",
+    says=r"The role \S+ cannot read \S+:secret:keyvigil/\S+, the secret made for the probe",
+    refused_by=(PolicyKind.IDENTITY, False),
+    prepare=with_secret,
+    use="kes",
+)
+def the_role_may_no_longer_read_the_probes_secret(patient: Patient) -> None:
+    patient.stage.customer.forbid_secret(patient.key)
 
 
 # --- what does not break a key ----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ class Customer:
     def __init__(self, stage: Stage, project: Project) -> None:
         session = stage.cloud.session(CUSTOMER_ACCOUNT)
         self.kms = session.client("kms")
-        self.iam = session.client("iam")
+        self.customer = stage.customer
         self.role_arn = stage.role(project)
         self.name = stage.name()
 
@@ -36,15 +36,10 @@ class Customer:
 
     def may_see(self, *arns: str) -> None:
         """Let the role probe these keys, and see whether they are rotated."""
-        statement = {
-            "Effect": "Allow",
-            "Action": ["kms:DescribeKey", "kms:Encrypt", "kms:Decrypt", "kms:GetKeyRotationStatus"],
-            "Resource": list(arns),
-        }
-        document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-        self.iam.put_role_policy(
-            RoleName=self.role_arn.rpartition("/")[2], PolicyName="keyvigil-looks", PolicyDocument=document
-        )
+        for arn in arns:
+            key = RegistrableKey(arn, self.role_arn)
+            self.customer.allow(key)
+            self.customer.name_role(key)
 
 
 class Watch:
@@ -93,8 +88,8 @@ def rotation_an_alias_and_a_deletion_are_told_once_and_again_when_they_are_mende
     alias = f"alias/{customer.name}"
     customer.kms.create_alias(AliasName=alias, TargetKeyId=key_arn)
     alias_arn = f"{key_arn.rpartition(':')[0]}:{alias}"
-    # AWS authorizes what is asked by an alias by the key that it stands for; the local cloud by the alias itself.
-    customer.may_see(key_arn, other, alias_arn)
+    # AWS authorizes what is asked by an alias by the key that it stands for; the local cloud by the key's policy alone.
+    customer.may_see(key_arn, other)
     watch = Watch(project, alerts, alias_arn, customer.role_arn)
     assert (watch.registered["rotation_enabled"], watch.registered["alias_target_arn"]) == (False, key_arn)
 

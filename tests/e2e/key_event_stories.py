@@ -96,9 +96,9 @@ def without_an_event_cloudtrail_is_asked_who_did_it_where_the_role_allows_that(s
             project.project_id,
             role_name=f"keyvigil-{stage.name()}",
         )
-        key = customer.create_key(role)
         if lookups:
             customer.allow_lookups(role)
+        key = customer.create_key(role)
         watched = WatchedKey(project, customer, key, "", project.register_key(key))
         watched.disable()
         checked = stage.api.post("projects", project.project_id, "keys", watched.registered["key_id"], "check")

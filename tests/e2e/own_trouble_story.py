@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from keyvigil.domain.aws_commands import policy, trust_statement
 from keyvigil_cli.alert_queue import AlertQueue
 from keyvigil_cli.api_client import ApiProblemError, JsonObject
-from keyvigil_cli.customer import CustomerAccount
+from keyvigil_cli.customer import CustomerAccount, trust_policy
 from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
 from tests.e2e.fault_story import RESET, SILENCE, error, in_words
 from tests.e2e.stage import Stage, WatchedKey
-from tests.e2e.story import story
+from tests.e2e.story import story_on_its_own_cloud
 from tests.fault_table import Observed, tell
 
 SECOND_ACCOUNT = "333333333333"
@@ -65,8 +64,8 @@ class Operator:
 
     def trust(self, role_arn: str, external_id: str) -> None:
         """Let a canary's role in this account trust whoever says this ExternalId."""
-        document = policy(trust_statement(self.stage.outputs["MonitorRoleArn"], external_id))
-        self._iam.update_assume_role_policy(RoleName=role_arn.rpartition("/")[2], PolicyDocument=document)
+        policy = trust_policy(self.stage.outputs["MonitorRoleArn"], external_id)
+        self._iam.update_assume_role_policy(RoleName=role_arn.rpartition("/")[2], PolicyDocument=policy)
 
     def canaries(self) -> dict[str, JsonObject]:
         return {each["canary_id"]: each for each in self.stage.api.get("fleet", "canaries")["items"]}
@@ -131,7 +130,7 @@ def build(stage: Stage) -> Scene:
     operator = Operator(stage)
     external_id = stage.api.get("fleet", "canaries")["external_id"]
     second = CustomerAccount(stage.cloud.session(SECOND_ACCOUNT), SECOND_ACCOUNT)
-    role = second.role_for(stage.outputs["MonitorRoleArn"], external_id, "canary", role_name="keyvigil-canary")
+    role = second.role_for(stage.outputs["MonitorRoleArn"], external_id, "canaries", role_name="keyvigil-canary")
     key = second.create_key(role, region=OTHER_REGION)
     body = {"key_arn": key.key_arn, "role_arn": key.role_arn}
     registered = stage.api.post("fleet", "canaries", body=body)
@@ -306,7 +305,7 @@ def a_canary_is_broken(scene: Scene) -> list[Observed]:
     return rows
 
 
-@story
+@story_on_its_own_cloud
 def keyvigils_own_trouble_makes_no_customers_key_unhealthy_and_the_operator_hears_of_it(stage: Stage) -> None:
     troubled = stage.troubled
     outputs = troubled.cloud.deploy()

@@ -9,7 +9,7 @@ from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, LocalCloud, StackOutputs
 from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
 from tests.e2e.stage import Stage
-from tests.e2e.story import story
+from tests.e2e.story import story_on_its_own_cloud
 
 _SWEEP_SECONDS = 150
 
@@ -79,7 +79,7 @@ def a_subscription_from_before_the_dead_letters(cloud: LocalCloud, outputs: Stac
     return subscription_arn
 
 
-@story
+@story_on_its_own_cloud
 def a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(stage: Stage) -> None:
     own_cloud = stage.spare
     key = own_cloud.session().client("kms").create_key()["KeyMetadata"]["Arn"]

@@ -57,5 +57,5 @@ def test_who_follows_the_guide_sees_the_first_alert_and_leaves_nothing_behind(tm
         assert account.stack() is None
         assert [each for each in account.leftovers() if each.is_ours] == []
     assert re.search(r'"type": ?"key\.suspect"', told), told[-6000:]
-    assert told.count("Successfully created/updated stack - keyvigil") == 2  # the deployment and the upgrade
+    assert told.count("Successfully created/updated stack - keyvigil in ") == 2  # the deployment and the upgrade
     assert "KeyVigil is gone" in told

@@ -8,7 +8,7 @@ import pytest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from keyvigil_cli.customer import deploy
+from keyvigil_cli.customer import OnboardingFailedError, deploy
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, OPERATOR_ACCOUNT, LocalCloud
 from keyvigil_cli.project import Project
 from tests.e2e.stage import Stage
@@ -53,6 +53,24 @@ def test_a_key_is_registered_with_what_the_stack_puts_out(stage: Stage, use: str
     body = json.loads(command.removeprefix(start).removesuffix("'"))
     assert body == {"key_arn": key_arn, "role_arn": outputs["RoleArn"], "use": use}
     assert stage.api.post("projects", project.project_id, "keys", body=body)["status"] == "HEALTHY"
+
+
+def test_a_role_for_kes_reads_the_one_secret(stage: Stage) -> None:
+    project = stage.project()
+    key_arn = new_key(stage.cloud)
+    secrets_manager = stage.cloud.session(CUSTOMER_ACCOUNT).client("secretsmanager")
+    name = f"keyvigil/{project.project_id}/probe"
+    secret_arn = secrets_manager.create_secret(Name=name, KmsKeyId=key_arn, SecretString="a probe")["ARN"]
+    other = secrets_manager.create_secret(Name=f"{name}-not", KmsKeyId=key_arn, SecretString="no probe")["ARN"]
+    outputs = stack(stage, project, [key_arn], Use="kes", ProbeSecretArn=secret_arn)
+
+    body = json.loads(outputs["RegisterTheFirstKey"].partition("'")[2].removesuffix("'"))
+    assert body == {
+        "key_arn": key_arn, "role_arn": outputs["RoleArn"], "use": "kes", "probe_secret_arn": secret_arn,
+    }  # fmt: skip
+    assert stage.api.post("projects", project.project_id, "keys", body=body)["status"] == "HEALTHY"
+    session = as_the_role(stage, outputs["RoleArn"], project.external_id)
+    assert "AccessDenied" in refused(session.client("secretsmanager").get_secret_value, SecretId=other)
 
 
 def test_a_role_for_cmek_is_short_of_what_cse_needs(stage: Stage) -> None:
@@ -144,6 +162,15 @@ def test_a_role_that_would_be_wrong_is_not_made(stage: Stage, given: dict[str, s
     project = stage.project()
     with pytest.raises(ClientError, match=words):
         stack(stage, project, [new_key(stage.cloud)], **given)
+
+
+def test_a_role_whose_name_is_taken_is_said_not_to_be_deployed(stage: Stage) -> None:
+    project = stage.project()
+    key_arn, name = new_key(stage.cloud), f"keyvigil-{stage.name()}"
+    stack(stage, project, [key_arn], RoleName=name)
+
+    with pytest.raises(OnboardingFailedError, match=r"customer-role\.yaml was not deployed as stack"):
+        stack(stage, project, [key_arn], RoleName=name)
 
 
 @pytest.mark.parametrize("region", ["us-west-2", "us-east-1"])

@@ -70,7 +70,7 @@ def the_demo_is_told_to_its_end(stage: Stage) -> None:
 
 
 @story
-def a_probe_whose_decrypt_alone_is_denied_is_held_for_a_person_and_mended(stage: Stage) -> None:
+def a_probe_whose_decrypt_alone_is_denied_locks_slowly_because_the_canary_vouches(stage: Stage) -> None:
     project = stage.project()
     queue = stage.alert_queue(project)
     watched = stage.watched_key(project)
@@ -81,16 +81,48 @@ def a_probe_whose_decrypt_alone_is_denied_is_held_for_a_person_and_mended(stage:
     verdict = checked["verdict"]
     assert (verdict["outcome"], verdict["cause"], verdict["operation"]) == ("UNHEALTHY", "ACCESS_DENIED", "Decrypt")
     assert verdict["remediation"]["summary"] == "Take the statement that denies kms:Decrypt out of the key's policy."
-    incident = project.wait_for_incident(checked["open_incident_id"], "HELD", within=300)
-    assert incident["held_for"] == "approval"
+    incident = project.wait_for_incident(checked["open_incident_id"], "LOCKED", within=300)
     lasted = datetime.fromisoformat(incident["confirmed_at"]) - datetime.fromisoformat(incident["opened_at"])
     assert lasted.total_seconds() >= 120
-    queue.wait_for("key.suspect", "key.unhealthy", "incident.approval_needed")
-    assert project.cluster("vectors")["status"] == "ACTIVE"
+    begun = next(entry["detail"] for entry in incident["timeline"] if entry["what"] == "lockout.begun")
+    assert "was HEALTHY in a probe begun after it" in begun
+    queue.wait_for("key.suspect", "key.unhealthy", "cluster.locked")
+    assert project.cluster("vectors")["status"] == "LOCKED"
     watched.customer.deny(watched.key)
     project.wait_for_incident(checked["open_incident_id"], "RESOLVED", within=240)
-    queue.wait_for("key.recovered")
-    assert project.cluster("vectors")["fence"] == 0
+    queue.wait_for("key.recovered", "cluster.unlocked")
+    assert project.cluster("vectors")["status"] == "ACTIVE"
+
+
+@story
+def what_the_operator_s_brake_holds_a_person_approves_or_dismisses(stage: Stage) -> None:
+    project = stage.project()
+    held, dismissed = stage.watched_key(project), stage.watched_key(project)
+    for number, watched in enumerate((held, dismissed)):
+        project.register_cluster(f"vectors-{number}", watched.key_id, REGISTRY)
+    scope = {"project_id": project.project_id, "reason": "we move the network"}
+    engaged = stage.api.post("fleet", "brake", body={"action": "engage", **scope})
+    assert [each["project_id"] for each in engaged["brake"]].count(project.project_id) == 1
+    incidents = []
+    for watched in (held, dismissed):
+        watched.disable()
+        incidents.append(watched.check()["open_incident_id"])
+    for incident_id in incidents:
+        assert project.wait_for_incident(incident_id, "HELD", within=120)["held_for"] == "brake"
+    path = ("projects", project.project_id, "incidents")
+    approve, dismiss = {"decision": "approve", "reason": "it is meant"}, {"decision": "dismiss", "reason": "a drill"}
+    assert stage.api.post(*path, incidents[0], "decision", body=approve)["status"] == "CONFIRMING"
+    assert stage.api.post(*path, incidents[1], "decision", body=dismiss)["status"] == "DISMISSED"
+    locked = project.wait_for_incident(incidents[0], "LOCKED", within=120)
+    assert locked["decision"]["held_for"] == "brake"
+    assert stage.api.post("fleet", "brake", body={"action": "release", **scope})["brake"] is not None
+    assert stage.api.get(*path, incidents[1])["status"] == "DISMISSED"
+    assert project.cluster("vectors-1")["status"] == "ACTIVE"
+    for watched in (held, dismissed):
+        watched.enable()
+    for incident_id in incidents:
+        project.wait_for_incident(incident_id, "RESOLVED", within=240)
+    assert project.cluster("vectors-0")["status"] == "ACTIVE"
 
 
 @story

@@ -25,6 +25,7 @@ DOCUMENT = Checkout.find(Path(__file__).parent).root / "docs" / "openapi.json"
 NOBODYS = {
     "key_id": "us-west-2.1234abcd-12ab-34cd-56ef-1234567890ab",
     "cluster_id": "vectors",
+    "canary_id": "us-west-2.1234abcd-12ab-34cd-56ef-1234567890ab",
     "incident_id": "01JINCIDENT",
     "subscription_id": "01JSUBSCRIPTION",
     "backup_id": "backup",
@@ -249,7 +250,7 @@ def test_a_kes_key_lives_as_long_as_the_secret_made_for_its_probe_can_be_read(st
         "SECRET_UNREADABLE",
         "GetSecretValue",
     )
-    assert json.loads(verdict["remediation"]["commands"][0])["Resource"] == secret_arn
+    assert json.loads(verdict["remediation"]["statement"])["Resource"] == secret_arn
     assert checked["status"] == "SUSPECT"
     stage.customer.allow_secret(key, secret_arn)
     assert stage.api.post(*path, "keys", registered["key_id"], "check")["verdict"]["outcome"] == "HEALTHY"

@@ -16,18 +16,17 @@ from typing import Any, override
 
 import pytest
 
-from keyvigil.domain.aws_commands import policy as policy_of
-from keyvigil.domain.aws_commands import trust_statement
 from keyvigil_cli.api_client import ApiProblemError, JsonObject
 from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.control_plane import LockRequest
+from keyvigil_cli.customer import trust_policy
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, STACK_NAME, LocalCloud
 from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
 from tests.e2e.fault_proxy import FaultProxy
 from tests.e2e.older_release import older_release
 from tests.e2e.stage import Stage, WatchedKey
-from tests.e2e.story import story
+from tests.e2e.story import story_on_its_own_cloud
 
 CHECKOUT = Checkout.find(Path(__file__).parent)
 REGISTRY: dict[str, str | int] = {"via": "none"}
@@ -362,6 +361,7 @@ class RolesAreUsedUnclaimed(Work):
     @override
     def begin(self) -> None:
         self.first, self.second, self.third = (self.stage.project() for _ in range(3))
+        self.accepted: dict[str, list[str]] = {}
         shared, alone = self._role(self.first, self.second, self.third), self._role(self.first, self.third)
         self.keys = [
             (self.first, self._register(self.first, shared)),
@@ -373,15 +373,18 @@ class RolesAreUsedUnclaimed(Work):
     def _role(self, *projects: Project) -> str:
         """A role that checks the ExternalId, and takes those of all these projects."""
         role_arn = self.stage.role(projects[0])
-        policy = json.loads(policy_of(trust_statement(self.stage.outputs["MonitorRoleArn"], projects[0].external_id)))
-        accepted = [project.external_id for project in projects]
-        policy["Statement"][0]["Condition"]["StringEquals"]["sts:ExternalId"] = accepted
-        iam = self.stage.cloud.session(CUSTOMER_ACCOUNT).client("iam")
-        iam.update_assume_role_policy(RoleName=role_arn.rpartition("/")[2], PolicyDocument=json.dumps(policy))
+        self.accepted[role_arn] = [project.external_id for project in projects]
         return role_arn
 
     def _register(self, project: Project, role_arn: str) -> str:
-        return str(project.register_key(self.stage.customer.create_key(role_arn))["key_id"])
+        """With a new key. The role's stack, which comes with it, knows one ExternalId; the others are added after."""
+        key = self.stage.customer.create_key(role_arn)
+        accepted = self.accepted[role_arn]
+        policy = json.loads(trust_policy(self.stage.outputs["MonitorRoleArn"], accepted[0]))
+        policy["Statement"][0]["Condition"]["StringEquals"]["sts:ExternalId"] = accepted
+        iam = self.stage.cloud.session(CUSTOMER_ACCOUNT).client("iam")
+        iam.update_assume_role_policy(RoleName=key.role_name, PolicyDocument=json.dumps(policy))
+        return str(project.register_key(key)["key_id"])
 
     @override
     def go_on(self) -> None:
@@ -433,7 +436,7 @@ def is_gone(cloud: LocalCloud, resource: Resource) -> bool:
             pytest.fail(f"the update took {resource} out of the stack: say here how to see that it is gone")
 
 
-@story
+@story_on_its_own_cloud
 def an_upgrade_with_open_work_keeps_its_promises(_stage: Stage) -> None:
     program = CHECKOUT.ministack().with_name("microburst")
     faults = FaultProxy(program, CHECKOUT.root / ".local-cloud" / "faults-of-the-upgrade")

@@ -9,6 +9,7 @@ import pytest
 
 from keyvigil.adapters.clock_and_ids import RandomIds
 from keyvigil.domain.aws_commands import trust_statement
+from keyvigil.domain.key_events import CALLS
 from keyvigil.domain.keys import KeyUse, probe_context
 from tests.infra.onboarding import MODULES, TERRAFORM, Onboarding, TerraformModule, declared_in
 
@@ -254,6 +255,11 @@ def test_only_eventbridge_s_rules_of_the_stack_may_fill_the_queue() -> None:
         "ArnLike": {"aws:SourceArn": "arn:aws:events:us-west-2:222222222222:rule/keyvigil-events-*"}
     }
     assert made["Undelivered"]["SqsManagedSseEnabled"] is True
+
+
+def test_what_is_forwarded_is_what_the_intake_takes() -> None:
+    assert CALLS["aws.kms"] == KMS_CALLS
+    assert CALLS["aws.iam"] == IAM_CALLS
 
 
 @pytest.mark.parametrize(

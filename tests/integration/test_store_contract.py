@@ -54,7 +54,7 @@ from keyvigil.domain.keys import (
 )
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
 from keyvigil.domain.staleness import FleetTold
-from keyvigil.domain.verdicts import Cause, Finding
+from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
 from keyvigil.errors import ConflictError, RefusedError
 from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord
 from tests.examples import (
@@ -239,6 +239,10 @@ def start_row(row_id: str = "01JROW", **changes: Any) -> OutboxRow:
     )
 
 
+MENDED = Remediation(summary="Allow it.", commands=("aws iam put-role-policy",), statement="{}")
+MISSING = Permission(
+    action="kms:Encrypt", resource=KEY_ARN, refused_by=Refusal(policy=PolicyKind.RESOURCE, explicit=True)
+)
 TOLD = Told(what="missing", step="missing", at=EARLIER)
 
 
@@ -260,6 +264,7 @@ def full_key() -> Key:
                 alias=AliasTarget(key_arn=KEY_ARN),
             ),
             custom_key_store_id="cks-1234567890abcdef0",
+            deletion_cancelled=True,
         ),
         health=Health(
             status=KeyStatus.RECOVERING,
@@ -274,7 +279,9 @@ def full_key() -> Key:
         verdict=verdict(
             Cause.KEY_PENDING_DELETION,
             aws_error_code="KMSInvalidStateException",
-            findings=(Finding(code="DESCRIBE_KEY_DENIED", message="It may not be described."),),
+            findings=(Finding(code="DESCRIBE_KEY_DENIED", message="It may not be described.", remediation=MENDED),),
+            remediation=MENDED,
+            permission=MISSING,
         ),
         last_trigger=Trigger.LOCKOUT,
         open_incident_id="01JINCIDENT",
@@ -363,7 +370,7 @@ def canary(**fields: Any) -> Canary:
 def full_canary() -> Canary:
     return canary(
         baseline=Baseline.of(bytes(range(256)), {"tested-by": "KeyVigil"}, EARLIER),
-        verdict=verdict(Cause.ROLE_NOT_ASSUMABLE),
+        verdict=verdict(Cause.ROLE_NOT_ASSUMABLE, remediation=MENDED, permission=MISSING),
         began_at=NOW,
         ended_at=LATER,
         healthy_streak=1,

@@ -135,10 +135,10 @@ class Scene:
         self._table = self.session.client("dynamodb")
         self._customer = CustomerAccount(cloud.session(CUSTOMER_ACCOUNT), CUSTOMER_ACCOUNT)
         self.home = registry.Project.create(self.api, "home", enforcement="enforce")
-        role = self._customer.role_for(
+        key = self._customer.onboard(
             outputs["MonitorRoleArn"], self.home.external_id, self.home.project_id, role_name="keyvigil-drills"
         )
-        self._home_key_id = self.home.register_key(self._customer.create_key(role))["key_id"]
+        self._home_key_id = self.home.register_key(key)["key_id"]
         self.ear = Ear(self.session, "ear")
         self._narrow_operator_topic()
         self._listen()

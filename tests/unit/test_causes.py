@@ -44,11 +44,7 @@ def test_each_chapter_says_what_the_cause_does_and_what_shows_it(cause: Cause) -
 def test_every_cause_that_a_probe_can_give_is_shown_somewhere() -> None:
     shown = {cause for cause, names in SHOWN.items() if names} | {case.cause for case in STUBBED.values()}
 
-    assert shown == set(Cause) - SHOWN_WITH_TENANCY
-
-
-SHOWN_WITH_TENANCY = {Cause.SECRET_UNREADABLE}
-"""What tests/e2e/test_tenancy.py shows on the local cloud: whose secrets a probe reads is a matter of tenancy."""
+    assert shown == set(Cause)
 
 
 def test_the_definite_causes_are_named_and_the_others_marked() -> None:
@@ -68,12 +64,11 @@ def test_every_story_of_a_cause_stands_on_the_page() -> None:
 
 
 def test_what_is_mended_on_the_local_cloud_is_every_cause_that_can_be_mended_there() -> None:
-    """The rest: a key that is gone, a key of another kind, and stores and secrets that the local cloud has not got."""
+    """The rest: a key that is gone, a key of another kind, and the stores that the local cloud has not got."""
     mended = {case.cause for case in CASES.values()}
 
     assert {cause for cause in Cause if OUTCOME_OF_CAUSE[cause] is Outcome.UNHEALTHY} - mended == {
         Cause.KEY_NOT_FOUND,
         Cause.KEY_WRONG_USAGE,
         Cause.KEY_STORE_UNAVAILABLE,
-        Cause.SECRET_UNREADABLE,
     }

@@ -39,22 +39,11 @@ from keyvigil.domain.incidents import (
 from keyvigil.domain.keys import REBASELINES_KEPT, Baseline, Key
 from keyvigil.domain.keys import Rebaseline as KeptRebaseline
 from keyvigil.domain.projects import MAX_CLUSTERS_PER_KEY, Protocol, Subscription
-from keyvigil.domain.remediation import Seen, Subject, explain
+from keyvigil.domain.remediation import Seen, Subject, explain, missing_permission
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Verdict
 from keyvigil.ports import Entity
 from keyvigil.use_cases.record_lock_result import LockAnswer
-from tests.examples import (
-    CUSTOMER,
-    EXTERNAL_ID,
-    KMS_KEY,
-    MONITOR_ROLE_ARN,
-    NOW,
-    cluster,
-    incident,
-    key,
-    project,
-    verdict,
-)
+from tests.examples import CUSTOMER, EXTERNAL_ID, KMS_KEY, NOW, cluster, incident, key, project, verdict
 from tests.fakes import changed
 from tests.infra.source_template import ROOT
 from tests.unit.test_functions import Context, Recorder, Use, load
@@ -97,10 +86,11 @@ SUBJECT = Subject(
     region=REGION,
     role_arn=ROLE_ARN,
     external_id=EXTERNAL_ID,
-    monitor_role_arn=MONITOR_ROLE_ARN,
+    monitor_role_arn=f"arn:aws:iam::111111111111:role/{'r' * 64}",
     operations=("DescribeKey", "Encrypt", "Decrypt", "GenerateDataKey", "GetSecretValue"),
     probe_secret_arn=SECRET_ARN,
 )
+WORST_SEEN = Seen(at=NOW, deletion_date=NOW, key_store_id=f"cks-{'0' * 60}", imported=True)
 CALLER = f"arn:aws:iam::111111111111:user/{'p' * 510}/{'u' * 64}"
 
 
@@ -109,9 +99,14 @@ def widest(model: type[BaseModel], name: str) -> str:
 
 
 def worst_verdict(cause: Cause) -> Verdict:
-    message, remediation = explain(cause, "GenerateDataKey", SUBJECT, Seen(at=NOW, deletion_date=NOW))
+    message, remediation = explain(cause, "GenerateDataKey", SUBJECT, WORST_SEEN)
     return verdict(
-        cause, outcome=OUTCOME_OF_CAUSE[cause], message=message, remediation=remediation, aws_error_code="X" * 100
+        cause,
+        outcome=OUTCOME_OF_CAUSE[cause],
+        message=message,
+        remediation=remediation,
+        aws_error_code="X" * 100,
+        permission=missing_permission(cause, "GenerateDataKey", SUBJECT, WORST_SEEN),
     )
 
 

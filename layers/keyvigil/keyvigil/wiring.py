@@ -405,13 +405,9 @@ def keys() -> "Keys":
     """The registry's keys."""
     from keyvigil.use_cases.registry import Keys
 
-    stack = settings()
+    monitor_role_arn = settings().text("MONITOR_ROLE_ARN")
     return Keys(
-        store(),
-        _checker(),
-        clock(),
-        own_account=stack.text("ACCOUNT_ID"),
-        monitor_role_arn=stack.text("MONITOR_ROLE_ARN"),
+        store(), _checker(), clock(), own_account=settings().text("ACCOUNT_ID"), monitor_role_arn=monitor_role_arn
     )
 
 
@@ -462,14 +458,13 @@ def canaries() -> "Canaries":
     from keyvigil.use_cases.canaries import Canaries
 
     checker = InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME"))
-    stack = settings()
     return Canaries(
         store(),
         checker,
         clock(),
         ids(),
-        external_id=stack.text("CANARY_EXTERNAL_ID"),
-        monitor_role_arn=stack.text("MONITOR_ROLE_ARN"),
+        external_id=settings().text("CANARY_EXTERNAL_ID"),
+        monitor_role_arn=settings().text("MONITOR_ROLE_ARN"),
     )
 
 

@@ -82,7 +82,7 @@ _SECRET_CODES = {
     "ResourceNotFoundException",
 }
 
-_DENIALS = {Cause.ACCESS_DENIED, Cause.ROLE_NOT_ASSUMABLE}
+_DENIALS = {Cause.ACCESS_DENIED, Cause.ROLE_NOT_ASSUMABLE, Cause.SECRET_UNREADABLE}
 _STATE_CODES = {"DisabledException", "KMSInvalidStateException"}
 LONGEST_CODE = 100
 """How many characters of AWS's error code are kept, in a table item and in alerts; AWS's own are shorter."""

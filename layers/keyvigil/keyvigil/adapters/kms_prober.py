@@ -205,7 +205,7 @@ class KmsProber:
         subject = self._subject(key)
         arn = key.key_arn if region == key.region else related_key_arn(key.key_arn, region)
         there = replace(subject, key_arn=arn, region=region, operations=("DescribeKey", "Decrypt"))
-        run, home = _Run(self._clock, there, began), _Run(self._clock, subject, began)
+        run, home = _Run(self._clock, there, began), _Run(self._clock, subject, began, key.facts)
         if not key.baseline.intact:
             return RestoreAnswer(verdict=run.damaged_baseline()), False
         reused, asked = False, home
@@ -421,9 +421,9 @@ class _Run:
         self._subject = subject
         self._probed_at: datetime = clock.now()
         self._began = began
+        self._origin: str | None = None
         self._before = before or KeyFacts()
         self._seen = _seen_before(self._before, self._probed_at)
-        self._origin: str | None = None
         self._findings: list[Finding] = []
         self.facts: KeyFacts | None = None
         self.key_arn: str | None = None
@@ -624,6 +624,7 @@ def _seen_before(before: KeyFacts, now: datetime) -> Seen:
         material_expires_at=before.material_expires_at,
         primary_region=before.primary_region,
         replica_regions=before.replica_regions,
+        key_store_id=before.custom_key_store_id,
     )
 
 
@@ -635,5 +636,4 @@ def _seen_now(metadata: "KeyMetadataTypeDef", facts: KeyFacts, now: datetime) ->
         key_spec=metadata.get("KeySpec"),
         imported=metadata.get("Origin") == "EXTERNAL",
         deletion_window_days=metadata.get("PendingDeletionWindowInDays"),
-        key_store_id=metadata.get("CustomKeyStoreId"),
     )

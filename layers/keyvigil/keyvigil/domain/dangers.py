@@ -177,7 +177,7 @@ def see_expiry(key: Key, now: datetime) -> Seen:
         ),
         remediation=Remediation(
             summary=(
-                "Import the same key material again, with a later expiry or none; other material will not open the "
+                "Import the same key material again, from a file key-material.bin; other material will not open the "
                 "old data."
             ),
             commands=KeyCommands(key.key_arn, key.region).import_material(),

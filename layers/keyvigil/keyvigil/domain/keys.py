@@ -129,9 +129,7 @@ class KeyFacts:
     """What DescribeKey said, as far as it was allowed to say anything, and what a closer look showed.
 
     `primary_region` is set for multi-Region keys; `replica_regions` names the others, the key's own among them if it
-    is a replica.
-
-    `material_expires_at` stays known after the material is gone, so that its end can be explained;
+    is a replica. `material_expires_at` stays known after the material is gone, so that its end can be explained;
     `deletion_cancelled` says that the key is disabled because that is how a cancelled deletion leaves it.
     """
 
@@ -142,8 +140,8 @@ class KeyFacts:
     custom_key_store_id: str | None = None
     primary_region: str | None = None
     key_state: str | None = None
-    deletion_cancelled: bool = False
     closer: CloserLook | None = None
+    deletion_cancelled: bool = False
 
     @property
     def regions(self) -> frozenset[str]:

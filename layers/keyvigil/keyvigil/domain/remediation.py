@@ -193,7 +193,7 @@ def _by_whom(refused_by: Refusal | None) -> str:
             return f": a {policy} {'denies' if explicit else 'does not allow'} it"
 
 
-def _remediation(cause: Cause, operation: str, subject: Subject, seen: Seen) -> Remediation | None:  # noqa: C901, PLR0912  one cause after another
+def _remediation(cause: Cause, operation: str, subject: Subject, seen: Seen) -> Remediation | None:  # noqa: C901  one cause after another
     key = KeyCommands(subject.key_arn, subject.region)
     match cause:
         case Cause.KEY_DISABLED:
@@ -234,18 +234,6 @@ def _remediation(cause: Cause, operation: str, subject: Subject, seen: Seen) -> 
                 summary="Restore the key material that was in use when the key was registered.",
                 commands=(key.describe(),),
             )
-        case Cause.ACCESS_DENIED if subject.used_by_services:
-            return Remediation(
-                summary=(
-                    "Let the role use the key directly, in the key's policy and in the role's: a statement for "
-                    "services (kms:ViaService) does not let the probe in."
-                ),
-                commands=(
-                    key.add_to_policy(key_statement(subject)),
-                    add_to_role(subject.role_arn, subject.key_arn, _of_role(subject)),
-                ),
-                statement=key_statement(subject),
-            )
         case Cause.ACCESS_DENIED:
             return _allow(operation, subject, seen.refused_by, key)
         case Cause.ROLE_NOT_ASSUMABLE:
@@ -254,33 +242,19 @@ def _remediation(cause: Cause, operation: str, subject: Subject, seen: Seen) -> 
                 summary="Restore the role and its trust policy, with this project's ExternalId.",
                 commands=(
                     f"{trust_again(*role)} || {make_again(*role)}",
-                    add_to_role(subject.role_arn, subject.key_arn, _of_role(subject)),
+                    _add_to_role(subject),
                 ),
                 statement=json.dumps(trust_statement(subject.monitor_role_arn, subject.external_id)),
             )
         case Cause.SECRET_UNREADABLE:
+            secret = ("--region", subject.region, "--secret-id", subject.probe_secret_arn or "")
             return Remediation(
                 summary="Restore the secret that was made for the probe, and allow the role to read it.",
-                commands=(
-                    add_to_role(subject.role_arn, subject.key_arn, _of_role(subject), secret_statement(subject)),
-                    aws(
-                        "secretsmanager", "describe-secret", "--region", subject.region,
-                        "--secret-id", subject.probe_secret_arn or "",
-                    ),
-                ),
-                statement=json.dumps(secret_statement(subject)),
-            )  # fmt: skip
+                commands=(_add_to_role(subject), aws("secretsmanager", "describe-secret", *secret)),
+                statement=secret_statement(subject),
+            )
         case _:
             return None
-
-
-def _kms_actions(subject: Subject) -> list[str]:
-    return [f"kms:{operation}" for operation in subject.operations if operation != READ_SECRET]
-
-
-def secret_statement(subject: Subject) -> dict[str, Any]:
-    """The statement that lets the role read the secret made for the probe, and no other."""
-    return {"Effect": "Allow", "Action": f"secretsmanager:{READ_SECRET}", "Resource": subject.probe_secret_arn}
 
 
 def _find(subject: Subject, seen: Seen, key: KeyCommands) -> Remediation:
@@ -327,8 +301,17 @@ def _reconnect(cause: Cause, subject: Subject, seen: Seen) -> Remediation:
 def _allow(operation: str, subject: Subject, refused_by: Refusal | None, key: KeyCommands) -> Remediation:
     """Let the role use the key again, in the policy that refused."""
     action = f"kms:{operation}"
-    of_role = add_to_role(subject.role_arn, subject.key_arn, _of_role(subject))
+    of_role = _add_to_role(subject)
     match refused_by:
+        case None if subject.used_by_services:
+            return Remediation(
+                summary=(
+                    "Let the role use the key directly, in the key's policy and in the role's: a statement for "
+                    "services (kms:ViaService) does not let the probe in."
+                ),
+                commands=(key.add_to_policy(key_statement(subject)), of_role),
+                statement=key_statement(subject),
+            )
         case None:
             return Remediation(
                 summary="Allow the operations in the role's policy, and in the key's policy if that limits access.",
@@ -385,8 +368,27 @@ def _simulate(subject: Subject, action: str) -> str:
     )  # fmt: skip
 
 
+def _add_to_role(subject: Subject) -> str:
+    """Everything that the role needs for this key, under the key's own policy name."""
+    secret = [] if subject.probe_secret_arn is None else [_of_secret(subject)]
+    return add_to_role(subject.role_arn, subject.key_arn, _of_role(subject), *secret)
+
+
+def _kms_actions(subject: Subject) -> list[str]:
+    return [f"kms:{operation}" for operation in subject.operations if operation != READ_SECRET]
+
+
 def _of_role(subject: Subject) -> dict[str, Any]:
     return use_statement(_kms_actions(subject), subject.key_arn)
+
+
+def _of_secret(subject: Subject) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": f"secretsmanager:{READ_SECRET}", "Resource": subject.probe_secret_arn}
+
+
+def secret_statement(subject: Subject) -> str:
+    """The statement that lets the role read the secret made for the probe, and no other."""
+    return json.dumps(_of_secret(subject))
 
 
 def role_statement(subject: Subject) -> str:

@@ -21,25 +21,15 @@ class Canaries:
     """Registers, lists and removes canaries. One is probed before it is stored, as a customer's key is."""
 
     def __init__(
-        self,
-        store: Store,
-        checker: KeyChecker,
-        clock: Clock,
-        ids: Ids,
-        *,
-        external_id: str,
-        monitor_role_arn: str,
+        self, store: Store, checker: KeyChecker, clock: Clock, ids: Ids, *, external_id: str, monitor_role_arn: str
     ) -> None:
-        """Keep the ports.
-
-        `external_id` is what the roles of all this stack's canaries ask for, `monitor_role_arn` whom they trust.
-        """
-        self._monitor_role_arn = monitor_role_arn
+        """Keep the ports. `external_id` is the one that the roles of all this stack's canaries ask for."""
         self._store = store
         self._checker = checker
         self._clock = clock
         self._telling = Telling(clock, ids)
         self.external_id = external_id
+        self._monitor_role_arn = monitor_role_arn
 
     def all(self) -> list[Canary]:
         """All canaries that were probed or registered, by id."""

@@ -243,10 +243,12 @@ def refuse_verdict(verdict: Verdict, role_arn: str) -> RefusedError:
     cause = verdict.cause or Cause.UNCLASSIFIED
     detail = verdict.message
     if cause is Cause.ACCESS_DENIED:
-        statement = remediation.statement if remediation else ""
-        detail = f"kms:{verdict.operation} was refused to {role_arn}. Add this policy statement: {statement}"
+        detail = f"kms:{verdict.operation} was refused to {role_arn}."
+        statement = remediation.statement if remediation else None
         refused_by = verdict.permission.refused_by if verdict.permission else None
-        if refused_by is not None and refused_by.explicit:
+        if statement is not None:
+            detail = f"{detail} Add this policy statement: {statement}"
+        if statement is not None and refused_by is not None and refused_by.explicit:
             detail = (
                 f"kms:{verdict.operation} was refused to {role_arn}: a {refused_by.policy} denies it, which outweighs "
                 f"every permission. Once that is gone, this policy statement lets the role in: {statement}"
