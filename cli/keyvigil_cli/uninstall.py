@@ -19,6 +19,7 @@ from keyvigil_cli.waiting import wait_until
 RELEASE_SECONDS = 45 * 60.0
 
 _HELD = frozenset({"LOCKING", "LOCKED", "UNLOCKING", "LOCK_FAILED", "UNLOCK_FAILED"})
+_UNDER_WAY = {"LOCKING", "UNLOCKING"}
 _BEFORE_KEYS = (("clusters", "cluster_id"), ("backups", "backup_id"), ("subscriptions", "subscription_id"))
 _GONE = "DELETE_COMPLETE"
 _DELETION_SECONDS = 30 * 60.0
@@ -161,6 +162,14 @@ class Uninstallation:
                 every=2.0,
                 show=_listed,
             )
+            wait_until(
+                "every lockout and recovery to end",
+                lambda: _under_way(registry),
+                lambda incidents: not incidents,
+                within=self._release_seconds,
+                every=2.0,
+                show=lambda incidents: ", ".join(incidents) or "none",
+            )
             step.outcome = f"{len(projects)} projects"
 
     def _look(self, registry: Registry) -> list[HeldCluster]:
@@ -231,6 +240,16 @@ def _held(registry: Registry) -> list[HeldCluster]:
         for project in registry.items("projects")
         for cluster in registry.items("projects", project["project_id"], "clusters")
         if cluster["status"] in _HELD
+    ]
+
+
+def _under_way(registry: Registry) -> list[str]:
+    """Incidents that an execution is locking or unlocking for: it would go on after its functions are gone."""
+    return [
+        incident["incident_id"]
+        for project in registry.items("projects")
+        for incident in registry.items("projects", project["project_id"], "incidents")
+        if incident["status"] in _UNDER_WAY
     ]
 
 

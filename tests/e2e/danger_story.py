@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from keyvigil.domain.aws_commands import policy
 from keyvigil_cli.alert_queue import Alert, AlertQueue
 from keyvigil_cli.api_client import ApiProblemError, JsonObject
 from keyvigil_cli.customer import RegistrableKey
@@ -26,6 +27,7 @@ class Customer:
     def __init__(self, stage: Stage, project: Project) -> None:
         session = stage.cloud.session(CUSTOMER_ACCOUNT)
         self.kms = session.client("kms")
+        self.iam = session.client("iam")
         self.customer = stage.customer
         self.role_arn = stage.role(project)
         self.name = stage.name()
@@ -40,6 +42,13 @@ class Customer:
             key = RegistrableKey(arn, self.role_arn)
             self.customer.allow(key)
             self.customer.name_role(key)
+
+    def may_see_alias(self, alias_arn: str) -> None:
+        """Let the role ask by an alias that may be gone: the local cloud then has no key whose policy could say so."""
+        allowed = {"Effect": "Allow", "Action": "kms:DescribeKey", "Resource": alias_arn}
+        self.iam.put_role_policy(
+            RoleName=self.role_arn.rpartition("/")[2], PolicyName="keyvigil-alias", PolicyDocument=policy(allowed)
+        )
 
 
 class Watch:
@@ -90,6 +99,7 @@ def rotation_an_alias_and_a_deletion_are_told_once_and_again_when_they_are_mende
     alias_arn = f"{key_arn.rpartition(':')[0]}:{alias}"
     # AWS authorizes what is asked by an alias by the key that it stands for; the local cloud by the key's policy alone.
     customer.may_see(key_arn, other)
+    customer.may_see_alias(alias_arn)
     watch = Watch(project, alerts, alias_arn, customer.role_arn)
     assert (watch.registered["rotation_enabled"], watch.registered["alias_target_arn"]) == (False, key_arn)
 

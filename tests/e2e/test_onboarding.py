@@ -8,7 +8,7 @@ import pytest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from keyvigil_cli.customer import OnboardingFailedError, deploy
+from keyvigil_cli.customer import deploy
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, OPERATOR_ACCOUNT, LocalCloud
 from keyvigil_cli.project import Project
 from tests.e2e.stage import Stage
@@ -162,15 +162,6 @@ def test_a_role_that_would_be_wrong_is_not_made(stage: Stage, given: dict[str, s
     project = stage.project()
     with pytest.raises(ClientError, match=words):
         stack(stage, project, [new_key(stage.cloud)], **given)
-
-
-def test_a_role_whose_name_is_taken_is_said_not_to_be_deployed(stage: Stage) -> None:
-    project = stage.project()
-    key_arn, name = new_key(stage.cloud), f"keyvigil-{stage.name()}"
-    stack(stage, project, [key_arn], RoleName=name)
-
-    with pytest.raises(OnboardingFailedError, match=r"customer-role\.yaml was not deployed as stack"):
-        stack(stage, project, [key_arn], RoleName=name)
 
 
 @pytest.mark.parametrize("region", ["us-west-2", "us-east-1"])

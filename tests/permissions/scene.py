@@ -363,7 +363,7 @@ class Scene:
         key = examples.key(
             project_id=project.project_id,
             health=Health() if recovered else unhealthy,
-            verdict=examples.verdict(None if recovered else cause, at=now),
+            verdict=examples.verdict(None if recovered else cause, at=now, latency_ms=0),
             last_probed_at=now,
             due_at=now + timedelta(hours=1),
             created_at=now,

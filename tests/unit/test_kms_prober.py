@@ -541,6 +541,17 @@ def test_the_latency_of_a_verdict_is_the_whole_probes(prober: KmsProber, cloud: 
     assert prober.probe(registered()).verdict.latency_ms == 1000
 
 
+def test_the_latency_counts_from_the_verdicts_own_beginning_and_not_from_what_was_spent_before(
+    prober: KmsProber, cloud: Aws
+) -> None:
+    """Who adds it to `probed_at` must not get a moment that lies after the probe's end."""
+    cloud.seconds_a_call = 0.25
+    cloud.role_gives_a_session()
+    cloud.everything_works()
+
+    assert prober.probe(registered(), spent_seconds=5).verdict.latency_ms == 1000
+
+
 # --- closer looks -----------------------------------------------------------------------------------------------
 
 LOOKED = CloserLook(

@@ -40,6 +40,7 @@ class FakeRegistry(Registry):
             name: {"project_id": name, "enforcement": "enforce", **{each: {} for each in IDENTIFIERS}}
             for name in projects
         }
+        self.executions_go_on, self.looks_at_incidents = 0, 0
         self.asked: list[str] = []
         self.broken_keys: set[str] = set()
         self.unknown_list: str | None = None
@@ -55,6 +56,10 @@ class FakeRegistry(Registry):
         _, project, collection = segments
         if collection == self.unknown_list:
             raise ApiProblemError(404, {"title": "Not found"})
+        if collection == "incidents":
+            self.looks_at_incidents += 1
+            under_way = self.looks_at_incidents <= self.executions_go_on
+            return iter([{"incident_id": "01JINCIDENT", "status": "UNLOCKING" if under_way else "OBSERVED"}])
         return iter(list(self.projects[project][collection].values()))
 
     @override
@@ -137,6 +142,15 @@ def test_a_cluster_that_is_or_may_be_locked_stops_it_before_anything_is_changed(
     with pytest.raises(LockedClustersError, match=rf"other/reports \({status}\)"):
         uninstall(account)
     assert registry.asked == []
+    assert account.deleted == []
+
+
+def test_a_stack_with_an_execution_that_does_not_end_is_not_deleted(
+    account: FakeAccount, registry: FakeRegistry
+) -> None:
+    registry.executions_go_on = 1000
+    with pytest.raises(DeadlineExceededError, match="every lockout and recovery to end"):
+        uninstall(account, release=True)
     assert account.deleted == []
 
 

@@ -420,6 +420,9 @@ class _Run:
         self._clock = clock
         self._subject = subject
         self._probed_at: datetime = clock.now()
+        # Counted from then and not from before: who adds it to `probed_at` must not get a moment after the end, because
+        # a canary that was probed right after a denial would seem to have been probed before it.
+        self._probing_since = time.monotonic()
         self._began = began
         self._origin: str | None = None
         self._before = before or KeyFacts()
@@ -540,7 +543,7 @@ class _Run:
 
     def verdict(self, stopped: _StoppedError | None) -> Verdict:
         """The verdict of this probe."""
-        latency = timedelta(seconds=time.monotonic() - self._began) // timedelta(milliseconds=1)
+        latency = timedelta(seconds=time.monotonic() - self._probing_since) // timedelta(milliseconds=1)
         if stopped is None:
             return Verdict(
                 outcome=Outcome.HEALTHY,

@@ -123,7 +123,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A probe's answer. `latency_ms` is the whole probe, in milliseconds."""
+    """A probe's answer. `latency_ms` is the time from `probed_at` to the answer, in whole milliseconds."""
 
     outcome: Outcome
     cause: Cause | None
