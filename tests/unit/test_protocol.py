@@ -38,8 +38,8 @@ And with receivers that are called (of 225 games, 25 in each weather):
 What it does not notice, because something else makes up for it: an answer that does not wake the waiting step, and
 silence that is not failed by the sweep (the workflow's own time-out ends both); a fence that is not kept in a
 tombstone (the table refuses the lower one, and milliseconds are above it); a request to a receiver that the relay
-lost, or that nobody asks after (silence is failed, and the lock asked for again); reconciling that does not ask whether an
-execution is at work (everything it does is idempotent).
+lost, or that nobody asks after (silence is failed, and the lock asked for again); reconciling that does not ask
+whether an execution is at work (everything it does is idempotent).
 """
 
 import pytest
