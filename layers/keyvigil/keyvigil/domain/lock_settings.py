@@ -160,4 +160,8 @@ def _runbook_problem(lock: LockSettings, bounds: LockBounds) -> str | None:
     taken = sorted(_RESERVED & (lock.parameters or {}).keys())
     if taken:
         return f"`parameters` must not name {', '.join(taken)}: KeyVigil or the runbook itself sets that."
+    # SSM puts the operator's own parameters in place of {{ssm:NAME}}, whoever wrote it.
+    # Source: https://docs.aws.amazon.com/systems-manager/latest/userguide/sysman-param-runcommand.html
+    if any("{{" in value for values in (lock.parameters or {}).values() for value in values):
+        return "`parameters` must not contain {{, with which SSM looks up parameters of the operator's."
     return None
