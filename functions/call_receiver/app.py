@@ -13,14 +13,9 @@ logger = Logger(service="call_receiver")
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Call it. What it said is in the incident's timeline, not in the log."""
-    outcome = wiring.call_receiver()(event["project_id"], event["cluster_id"], event["fence"])
-    logger.info(
-        "called",
-        extra={
-            "project_id": event["project_id"],
-            "cluster_id": event["cluster_id"],
-            "fence": event["fence"],
-            "outcome": outcome,
-        },
-    )
-    return {"outcome": outcome}
+    asked = {name: event[name] for name in ("project_id", "cluster_id", "fence")}
+    report = wiring.call_receiver()(**asked)
+    for fault in report.faults:
+        logger.error("the call failed", extra={**asked, "fault": fault})
+    logger.info("called", extra={**asked, "outcome": report.outcome})
+    return {"outcome": report.outcome}

@@ -410,6 +410,15 @@ def test_the_api_key_goes_to_zilliz_clouds_own_host_only(authority: Authority) -
     assert looked_up[1:] == ["api.cloud.zilliz.com.cn"]
 
 
+def test_an_api_key_that_is_no_header_is_not_quoted(zilliz: ZillizCloud) -> None:
+    for key in ("two\nlines", "не латиница"):
+        zilliz.receiver._read_secret = lambda _arn, key=key: key  # type: ignore[misc]  # a plain function takes one
+        answer = zilliz.call()
+        assert answer.outcome is CallOutcome.FAILED
+        assert answer.detail == "the request has characters in its headers that HTTP does not allow"
+    assert zilliz.calls == []
+
+
 def test_no_receiver_over_https_writes_to_a_log() -> None:
     folder = Path(webhook_receiver.__file__).parent
     for name in ("webhook_receiver", "zilliz_cloud", "guarded_https", "secret_reader", "function_receiver"):

@@ -102,7 +102,7 @@ class World:
         return self.cluster.fence
 
     def call_for(self, fence: int) -> str:
-        return self.call("acme-prod", "vectors", fence)
+        return self.call("acme-prod", "vectors", fence).outcome
 
     def told(self) -> list[str]:
         return [f"{each.what}: {each.detail}" for each in self.store.all(TimelineEntry)]
@@ -261,7 +261,11 @@ def test_one_invocation_goes_on_no_longer_than_it_may() -> None:
 
 def test_a_receiver_that_raises_what_nobody_expected_is_named_by_its_class_only() -> None:
     world = World(RuntimeError("whsec_secret"), DONE)
-    assert world.call_for(world.ask()) == "locked"
+    report = world.call("acme-prod", "vectors", world.ask())
+    assert report.outcome == "locked"
+    [fault] = report.faults
+    assert fault.startswith("RuntimeError in call of ")
+    assert "whsec_secret" not in fault
     world = World(RuntimeError("whsec_secret"))
     assert world.call_for(world.ask()) == "failed"
     assert world.cluster.detail == f"the call failed: RuntimeError ({ATTEMPTS} attempts)"
@@ -279,7 +283,7 @@ def test_what_a_tenant_may_not_name_any_more_is_not_called() -> None:
         world.pauses,
         changed(BOUNDS, runbooks=False),
     )
-    assert forbidding("acme-prod", "vectors", world.ask()) == "failed"
+    assert forbidding("acme-prod", "vectors", world.ask()).outcome == "failed"
     assert world.receiver.requests == []
     assert "AllowRunbooks" in (world.cluster.detail or "")
 

@@ -50,6 +50,7 @@ from keyvigil.ports import (
 )
 from keyvigil.use_cases.audit_roles import AuditRoles
 from keyvigil.use_cases.check_canary import CanaryResult
+from keyvigil.use_cases.call_receiver import CallReport
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from keyvigil.use_cases.find_actor import FindActor, SearchOutcome
 from keyvigil.use_cases.follow_receivers import FollowReport
@@ -156,8 +157,10 @@ class Recorder:
     def __init__(self, answer: Any) -> None:
         self.answer = answer
         self.calls: list[tuple[Any, ...]] = []
+        self.named: list[dict[str, Any]] = []
 
-    def __call__(self, *args: Any, **_: Any) -> Any:
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        self.named.append(named)
         self.calls.append(args)
         return self.answer
 
@@ -1210,15 +1213,16 @@ def test_asking_for_a_lock_or_unlock_passes_the_task_token_on(use: Use, name: st
 def test_a_receiver_is_called_for_one_request_and_what_it_said_stays_out_of_the_log(
     use: Use, caplog: pytest.LogCaptureFixture
 ) -> None:
-    call = Recorder("locked")
+    call = Recorder(CallReport(outcome="locked", faults=("KeyError in call of receiver.py, line 1",)))
     use(call_receiver=call)
 
     asked = {"project_id": "acme-prod", "cluster_id": "vectors-prod", "fence": 1795369305484}
     answer = load("call_receiver").handler(asked, Context())
 
-    assert call.calls == [("acme-prod", "vectors-prod", 1795369305484)]
+    assert call.named == [asked]
     assert answer == {"outcome": "locked"}
-    [line] = logged(caplog)
+    fault, line = logged(caplog)
+    assert {**asked, "fault": "KeyError in call of receiver.py, line 1"}.items() <= fault.items()
     assert {**asked, "outcome": "locked"}.items() <= line.items()
     assert "detail" not in line
 

@@ -228,6 +228,13 @@ def test_a_runbook_outside_the_prefix_is_refused(name: str) -> None:
     assert "KeyVigilLock-" in found
 
 
+@pytest.mark.parametrize("value", ["{{ssm:/operator/password}}", "a {{ ssm-secure:x }}", "{{global:DATE}}"])
+def test_a_tenant_does_not_have_the_operators_own_parameters_looked_up(value: str) -> None:
+    found = problem(RUNBOOK, parameters={"Size": ("small", value)})
+    assert found is not None
+    assert "{{" in found
+
+
 @pytest.mark.parametrize("name", ["Action", "Fence", "ProjectId", "ClusterId", "IncidentId", "AutomationAssumeRole"])
 def test_a_tenant_sets_neither_the_request_nor_the_role_of_a_runbook(name: str) -> None:
     found = problem(RUNBOOK, parameters={name: ("x",)})

@@ -142,6 +142,9 @@ class GuardedHttps:
         except _TooLargeError as error:
             reason = f"the answer of {connection.host} is larger than {LARGEST_ANSWER // 1024} KB"
             raise HttpsRefusedError(reason) from error
+        except ValueError as error:  # its message quotes the header, which may be a secret
+            reason = "the request has characters in its headers that HTTP does not allow"
+            raise HttpsRefusedError(reason) from error
         except (OSError, http.client.HTTPException) as error:
             reason = f"no whole answer came from {connection.host}: {_in_words(error)}"
             raise HttpsFailedError(reason) from error

@@ -160,4 +160,9 @@ def _runbook_problem(lock: LockSettings, bounds: LockBounds) -> str | None:
     taken = sorted(_RESERVED & (lock.parameters or {}).keys())
     if taken:
         return f"`parameters` must not name {', '.join(taken)}: KeyVigil or the runbook itself sets that."
+    # SSM writes other things in place of {{…}}: its variables, and for Run Command the operator's stored parameters.
+    # Whether it does so in a value that it was given, AWS does not say, so it is given none.
+    # Source: https://docs.aws.amazon.com/systems-manager/latest/userguide/automation-variables.html
+    if any("{{" in value for values in (lock.parameters or {}).values() for value in values):
+        return "`parameters` must not contain {{, which SSM may replace by what is the operator's."
     return None

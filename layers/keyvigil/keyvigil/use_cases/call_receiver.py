@@ -1,7 +1,8 @@
 """Make a lock or unlock request to the cluster's receiver, and record what it answers."""
 
+import traceback
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from keyvigil.domain.alerts import lock_request
@@ -42,6 +43,14 @@ _ANSWER_OF_STATUS = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallReport:
+    """What came of a request, in a word, and faults of ours on the way: what was raised and where."""
+
+    outcome: str
+    faults: tuple[str, ...] = ()
+
+
 class CallReceiver:
     """Calls a cluster's receiver with the request under way. May be invoked again for the same fence at any time.
 
@@ -68,12 +77,17 @@ class CallReceiver:
         self._pauses = pauses
         self._bounds = bounds
 
-    def __call__(self, project_id: str, cluster_id: str, fence: int) -> str:
-        """Make the request with this fence, with retries inside the lock's own time-out; say in a word what came of it.
+    def __call__(self, project_id: str, cluster_id: str, fence: int) -> CallReport:
+        """Make the request with this fence, with retries inside the lock's own time-out.
 
         Raises:
             DeliveryError: the answer is recorded, but the waiting step could not be woken: invoke it again.
         """
+        faults: list[str] = []
+        outcome = self._make(project_id, cluster_id, fence, faults)
+        return CallReport(outcome=outcome, faults=tuple(faults))
+
+    def _make(self, project_id: str, cluster_id: str, fence: int, faults: list[str]) -> str:
         ends = self._clock.now() + timedelta(seconds=CALL_SECONDS)
         answer: CallAnswer | None = None
         made = 0
@@ -85,7 +99,7 @@ class CallReceiver:
             left = (min(ends, cluster.respond_by or ends) - self._clock.now()).total_seconds()
             if left < LEAST_SECONDS:
                 break
-            answer = self._call(cluster, left)
+            answer = self._call(cluster, left, faults)
             made += 1
             if answer.outcome is not CallOutcome.TRANSIENT:
                 break
@@ -114,7 +128,7 @@ class CallReceiver:
         if result is not None:
             self._answer(cluster, result, cluster.detail)
 
-    def _call(self, cluster: Cluster, seconds: float) -> CallAnswer:
+    def _call(self, cluster: Cluster, seconds: float, faults: list[str]) -> CallAnswer:
         problem = lock_problem(cluster.lock, cluster.project_id, self._bounds)
         if problem is not None:
             return CallAnswer(outcome=CallOutcome.FAILED, detail=problem)
@@ -124,8 +138,10 @@ class CallReceiver:
         try:
             return receiver.call(lock_request(cluster), cluster.lock, receipt=cluster.receipt, seconds=seconds)
         except Exception as error:  # noqa: BLE001  a fault of ours is no reason to leave the request unanswered
-            # Only its name: the message might carry what was sent.
-            return CallAnswer(outcome=CallOutcome.TRANSIENT, detail=f"the call failed: {type(error).__name__}")
+            # Without its message, which might carry what was sent.
+            name, frame = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+            faults.append(f"{name} in {frame.name} of {frame.filename}, line {frame.lineno}")
+            return CallAnswer(outcome=CallOutcome.TRANSIENT, detail=f"the call failed: {name}")
 
     def _take(self, project_id: str, cluster_id: str, fence: int, answer: CallAnswer, made: int) -> str:
         """Record what came of the last attempt."""
