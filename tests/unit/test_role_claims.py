@@ -278,7 +278,7 @@ class Interrupted(MemoryStore):
         return super().role_claim(account_id, role_name)
 
 
-@pytest.mark.parametrize("before_read", [1, 2, 3])
+@pytest.mark.parametrize("before_read", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("what", ["registers", "deletes", "changes"])
 def test_whenever_something_happens_while_keys_are_counted_the_count_is_right(before_read: int, what: str) -> None:
     world = World()
