@@ -670,6 +670,7 @@ def test_a_closer_look_counts_for_no_latency_and_is_not_begun_after_a_slow_probe
     cloud.rotates(enabled=False)
     quick = prober.probe(registered(alias_arn=ALIAS_ARN, facts=KeyFacts(closer=LOOKED)), closely=True)
     assert quick.verdict.latency_ms == CLOSER_LOOK_SECONDS * 1000
+    assert cloud.asked == ["AssumeRole", "DescribeKey", "Encrypt", "Decrypt", "GetKeyRotationStatus"]
     assert quick.facts is not None
     assert quick.facts.closer is not None
     assert quick.facts.closer.rotation == Rotation(enabled=False)

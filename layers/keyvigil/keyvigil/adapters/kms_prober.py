@@ -517,9 +517,7 @@ class _Run:
         if self._origin not in {None, "AWS_KMS"}:
             return None
         try:
-            answer = self.attempt(
-                "GetKeyRotationStatus", lambda: kms.get_key_rotation_status(KeyId=arn), within=CLOSER_LOOK_SECONDS
-            )
+            answer = self.attempt("GetKeyRotationStatus", lambda: kms.get_key_rotation_status(KeyId=arn))
         except _StoppedError as stopped:
             return None if stopped.cause in _NOT_TO_BE_SEEN else earlier
         return Rotation(
