@@ -217,6 +217,17 @@ def checks(scene: Scene, fault: str, at: str, *keys: WatchedKey, expected: str =
     return Observed(fault, at, expected, ", ".join(sorted(seen)))
 
 
+def registers(scene: Scene, fault: str) -> Observed:
+    """Register another customer's key: nobody must be told to mend a role that is in order."""
+    stage = scene.operator.stage
+    key = stage.customer.create_key(stage.role(scene.project))
+    try:
+        seen = str(scene.project.register_key(key)["status"])
+    except ApiProblemError as refused:
+        seen = f"{refused.status} {refused.problem.get('cause')}"
+    return Observed(fault, "a registration", "503 OWN_CREDENTIALS", seen)
+
+
 def our_role_loses_its_permission(scene: Scene) -> list[Observed]:
     operator, keys = scene.operator, (scene.near, scene.far)
     before = operator.permissions()
@@ -225,7 +236,8 @@ def our_role_loses_its_permission(scene: Scene) -> list[Observed]:
     operator.allow({**before, "Statement": kept})
     operator.begin_anew()
     since = datetime.now(UTC)
-    rows = [checks(scene, "`sts:AssumeRole` is taken from MonitorRole", "by `check`", *keys)]
+    taken = "`sts:AssumeRole` is taken from MonitorRole"
+    rows = [checks(scene, taken, "by `check`", *keys), registers(scene, taken)]
     for watched in keys:
         swept = scene.project.wait_for_key(
             watched.key_id,
@@ -233,11 +245,7 @@ def our_role_loses_its_permission(scene: Scene) -> list[Observed]:
             lambda key: key["last_trigger"] == "schedule" and datetime.fromisoformat(key["last_probed_at"]) > since,
             within=_SWEEP_SECONDS,
         )
-        rows.append(
-            Observed(
-                "`sts:AssumeRole` is taken from MonitorRole", f"by a sweep, {swept['region']}", OURS, in_words(swept)
-            )
-        )
+        rows.append(Observed(taken, f"by a sweep, {swept['region']}", OURS, in_words(swept)))
     operator.probe_canaries()
     operator.told("firing", "stack", scene.far_canary)
     assert operator.outcomes() == {"us-west-2": "UNHEALTHY", OTHER_REGION: "UNHEALTHY"}

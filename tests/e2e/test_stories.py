@@ -289,6 +289,27 @@ def throttling_opens_no_incident(stage: Stage) -> None:
     assert watched.check()["unknown_since"] is None
 
 
+@story
+def a_key_that_is_unknown_for_three_intervals_is_told_once_and_so_is_the_first_answer(stage: Stage) -> None:
+    project = stage.project(check_interval_minutes=1)
+    queue = stage.alert_queue(project)
+    watched = stage.watched_key(project)
+    kms_key = watched.key.key_arn.rpartition("/")[2]
+    rule = {"service": "kms", "body": f"contains(KeyId, '{kms_key}')", "error": {"code": "ThrottlingException"}}
+    with stage.faults.failing(rule):
+        since = watched.check()["unknown_since"]
+        assert since is not None
+        [told] = queue.wait_for("key.unknown", within=330)
+        lasted = datetime.fromisoformat(told["detected_at"]) - datetime.fromisoformat(since)
+        assert lasted.total_seconds() >= 180
+        assert (told["severity"], told["status"], told["cause"]["code"]) == ("warning", "firing", "THROTTLED")
+        watched.check()
+    assert watched.check()["unknown_since"] is None
+    wait_until("its resolution", lambda: len(queue.collect()), lambda seen: seen == 2, within=60)
+    assert [alert["status"] for alert in queue.of_type("key.unknown")] == ["firing", "resolved"]
+    assert project.incidents() == []
+
+
 def send_check(stage: Stage, project: Project, key_id: str, due_at: datetime) -> None:
     body = {"project_id": project.project_id, "key_id": key_id, "due_at": due_at.isoformat()}
     stage.cloud.session().client("sqs").send_message(

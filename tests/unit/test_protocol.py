@@ -35,7 +35,18 @@ And with receivers that are called (of 225 games, 25 in each weather):
 | a request to a receiver goes on the bus, where nobody listens | 18 | the same |
 | an unlock is made as a lock | 119 | the same |
 
-What it does not notice, because something else makes up for it: an answer that does not wake the waiting step, and
+And these of canaries (of 250 games, 25 in each weather; 2026-11-22):
+
+| what was broken | red games | the promise that was broken |
+|---|---|---|
+| a denial is believed whatever the canaries say | 22 | what goes wrong at KeyVigil itself opens no incident |
+| a canary's probe from before the denial is proof enough | 8 | the same |
+| a canary that was not HEALTHY a moment ago is proof enough | 14 | the same |
+| one HEALTHY probe ends a canary's doubt | 13 | the same |
+| that a key is no longer UNKNOWN is not told | 3 | every alert that fires is resolved |
+
+What it does not notice, because something else makes up for it: a denial that does not probe the canary (it is
+UNKNOWN until a sweep has); an answer that does not wake the waiting step, and
 silence that is not failed by the sweep (the workflow's own time-out ends both); a fence that is not kept in a
 tombstone (the table refuses the lower one, and milliseconds are above it); a request to a receiver that the relay
 lost, or that nobody asks after (silence is failed, and the lock asked for again); reconciling that does not ask
