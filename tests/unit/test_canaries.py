@@ -57,7 +57,8 @@ def at_the_end(subject: Canary) -> Evidence:
 def test_a_healthy_canary_vouches_with_its_name_in_the_reason() -> None:
     evidence = at_the_end(probed(canary(), None)[0])
     assert (evidence.vouches, evidence.partial) == (True, False)
-    assert "the canary stack in us-west-2 of 111111111111" in evidence.reason
+    assert "the canary stack in us-west-2" in evidence.reason
+    assert "111111111111" not in evidence.reason, "tenants read it"
 
 
 @pytest.mark.parametrize("cause", Cause)
@@ -261,8 +262,11 @@ def test_the_operator_is_told_what_it_means_and_firing_and_resolved_are_one_prob
         Severity.CRITICAL,
     )
     assert firing.cause.code == ILL
-    for part in ("The canary stack in us-west-2", "UNHEALTHY", "denials of keys in us-west-2 count as UNKNOWN"):
+    for part in ("The canary stack in us-west-2 of account 111111111111", "UNHEALTHY", "denials of keys in us-west-2"):
         assert part in firing.cause.message
+    assert "in Regions without a canary of their own" in firing.cause.message
+    elsewhere = notice_of(changed(ill, canary_id="eu-west-1.a", region="eu-west-1"), CanaryChange.FELL_ILL)
+    assert "denials of keys in eu-west-1 count as UNKNOWN" in elsewhere.cause.message
     assert firing.remediation.summary.startswith("Look at KeyVigil's own role")
     well, _ = probed(ill, None, None)
     for change in (CanaryChange.IS_WELL_AGAIN, CanaryChange.WAS_REMOVED):

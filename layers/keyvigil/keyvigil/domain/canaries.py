@@ -299,7 +299,8 @@ def notice_of(canary: Canary, change: CanaryChange) -> Notice:
     """What the operator is told about a canary."""
     verdict = canary.verdict
     message = verdict.message if verdict is not None else "It was never probed."
-    denials = f"denials of keys in {canary.region}"
+    beyond = " and in Regions without a canary of their own" if canary.canary_id == STACKS_OWN else ""
+    denials = f"denials of keys in {canary.region}{beyond}"
     match change:
         case CanaryChange.FELL_ILL:
             status, words = AlertStatus.FIRING, f"Until it is HEALTHY again, {denials} count as UNKNOWN."
@@ -318,7 +319,10 @@ def notice_of(canary: Canary, change: CanaryChange) -> Notice:
             code=verdict.cause if verdict is not None else None,
             operation=verdict.operation if verdict is not None else None,
             aws_error_code=verdict.aws_error_code if verdict is not None else None,
-            message=f"{_name(canary)[:1].upper()}{_name(canary)[1:]} is {canary.outcome}: {message} {words}",
+            message=(
+                f"The canary {canary.canary_id} in {canary.region} of account {canary.account_id} is {canary.outcome}: "
+                f"{message} {words}"
+            ),
         ),
         remediation=Remediation(summary="Nothing is to be done.")
         if status is AlertStatus.RESOLVED
@@ -330,4 +334,5 @@ def notice_of(canary: Canary, change: CanaryChange) -> Notice:
 
 
 def _name(canary: Canary) -> str:
-    return f"the canary {canary.canary_id} in {canary.region} of {canary.account_id}"
+    # Without its account: tenants read this in their keys' verdicts.
+    return f"the canary {canary.canary_id} in {canary.region}"
