@@ -217,17 +217,6 @@ def checks(scene: Scene, fault: str, at: str, *keys: WatchedKey, expected: str =
     return Observed(fault, at, expected, ", ".join(sorted(seen)))
 
 
-def registers(scene: Scene, fault: str) -> Observed:
-    """Register another customer's key: nobody must be told to mend a role that is in order."""
-    stage = scene.operator.stage
-    key = stage.customer.create_key(stage.role(scene.project))
-    try:
-        seen = str(scene.project.register_key(key)["status"])
-    except ApiProblemError as refused:
-        seen = f"{refused.status} {refused.problem.get('cause')}"
-    return Observed(fault, "a registration", "503 OWN_CREDENTIALS", seen)
-
-
 def our_role_loses_its_permission(scene: Scene) -> list[Observed]:
     operator, keys = scene.operator, (scene.near, scene.far)
     before = operator.permissions()
@@ -237,7 +226,7 @@ def our_role_loses_its_permission(scene: Scene) -> list[Observed]:
     operator.begin_anew()
     since = datetime.now(UTC)
     taken = "`sts:AssumeRole` is taken from MonitorRole"
-    rows = [checks(scene, taken, "by `check`", *keys), registers(scene, taken)]
+    rows = [checks(scene, taken, "by `check`", *keys)]
     for watched in keys:
         swept = scene.project.wait_for_key(
             watched.key_id,
