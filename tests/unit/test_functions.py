@@ -49,8 +49,8 @@ from keyvigil.ports import (
     ValidationAnswer,
 )
 from keyvigil.use_cases.audit_roles import AuditRoles
-from keyvigil.use_cases.check_canary import CanaryResult
 from keyvigil.use_cases.call_receiver import CallReport
+from keyvigil.use_cases.check_canary import CanaryResult
 from keyvigil.use_cases.check_key import CheckKey, CheckResult
 from keyvigil.use_cases.find_actor import FindActor, SearchOutcome
 from keyvigil.use_cases.follow_receivers import FollowReport
