@@ -129,8 +129,9 @@ def test_a_name_is_shown_as_it_is(text: str) -> None:
 
 def test_the_stack_the_notice_and_the_endpoint_are_escaped_too() -> None:
     evil = HOSTILE["attribute"] + HOSTILE["script"]
-    drawn = Document(widget(healthy(1).seen(stack=evil), endpoint=evil, dark=False, notice=evil))
+    drawn = Document(widget(night().seen(stack=evil), endpoint=evil, dark=False, notice=evil))
 
+    assert ("cwdb-action", "endpoint", evil) in drawn.attributes
     assert not {"script", "img"} & {name for name, _ in drawn.elements}
     assert drawn.texts.count(evil) == 2
     assert Document(page(healthy(0).seen(stack=evil))).texts.count(evil) == 1

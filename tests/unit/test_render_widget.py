@@ -176,10 +176,10 @@ def test_only_keys_that_are_not_fine_are_read_the_worst_first(store: MemoryStore
 def test_what_is_not_read_is_counted_and_is_not_the_worst(store: MemoryStore) -> None:
     for number in range(30):
         store.put(key(key_id=f"unknown-{number:02}", health=UNKNOWN))
-    store.put(key(key_id="z-broken", health=BROKEN))
+    store.put(key(key_id="unknown-07-broken", health=BROKEN))
     found = read(store, keys=4)
 
-    assert [each.key_id for _, each in found.keys] == ["z-broken", "unknown-00", "unknown-01", "unknown-02"]
+    assert [each.key_id for _, each in found.keys] == ["unknown-07-broken", "unknown-00", "unknown-01", "unknown-02"]
     assert found.left_out == 27
 
 
