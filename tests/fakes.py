@@ -335,6 +335,10 @@ class MemoryStore(Store):
         return [row.row_id for row in self.rows() if row.sent_at is None and row.created_at <= before]
 
     @override
+    def oldest_unsent_row(self) -> datetime | None:
+        return min((row.created_at for row in self.rows() if row.sent_at is None), default=None)
+
+    @override
     def open_incidents(self) -> list[tuple[str, str]]:
         return [(each.project_id, each.incident_id) for each in self.all(Incident) if each.is_open]
 

@@ -210,6 +210,9 @@ class Store(Protocol):
     def unsent_rows(self, before: datetime) -> list[str]:
         """Ids of outbox rows made before this and not sent yet; eventually consistent."""
 
+    def oldest_unsent_row(self) -> datetime | None:
+        """When the oldest outbox row was made that is not sent yet, None if all are; eventually consistent."""
+
     def open_incidents(self) -> list[tuple[str, str]]:
         """(project id, incident id) of every incident that is not over; eventually consistent."""
 
