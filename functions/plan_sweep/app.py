@@ -95,6 +95,7 @@ def _count_fleet() -> None:
         _count(f"Keys{status.title()}", keys)
     _count("KeysUnknown", fleet.unknown)
     _count("IncidentsOpen", fleet.open_incidents)
+    _count("OutboxRowsAside", wiring.store().count_aside())
 
 
 def _beat() -> None:
