@@ -146,12 +146,16 @@ format: .venv/.installed ## put the source into its form
 	@.venv/bin/ruff check --fix
 
 .PHONY: snapshot
-snapshot: .venv/.installed ## accept the rendered template as it is now: read the diff before you commit it
-	@.venv/bin/pytest --quiet tests/infra/test_template.py --snapshot-update
+snapshot: .venv/.installed ## accept the rendered template and alerts as they are now: read the diff before you commit it
+	@.venv/bin/pytest --quiet tests/infra/test_template.py tests/unit/test_alert_words.py --snapshot-update
 
 .PHONY: schemas
 schemas: .venv/.installed ## accept the shapes of stored items that got a schema number of their own: read the diff
 	@.venv/bin/python -m tests.integration.item_shapes
+
+.PHONY: cost
+cost: .venv/.installed ## README's table of what watching itself costs, counted in the rendered template
+	@.venv/bin/python -m tests.infra.watching_cost
 
 .PHONY: openapi
 openapi: .venv/.installed ## docs/openapi.json, from the code that answers the API

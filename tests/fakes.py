@@ -359,6 +359,13 @@ class MemoryStore(Store):
         return len(self.aside)
 
     @override
+    def oldest_unsent_row(self) -> datetime | None:
+        return min(
+            (row.created_at for row in self.rows() if row.sent_at is None and row.row_id not in self.aside),
+            default=None,
+        )
+
+    @override
     def open_incidents(self) -> list[tuple[str, str]]:
         return [(each.project_id, each.incident_id) for each in self.all(Incident) if each.is_open]
 

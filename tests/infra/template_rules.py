@@ -332,6 +332,48 @@ def alarm_problems(template: Template) -> list[str]:
     ]
 
 
+def deaf_alarm_problems(template: Template) -> list[str]:
+    """Every alarm tells the operator of its beginning and its end, and is never without a state.
+
+    An alarm that does not say what missing data means sits in INSUFFICIENT_DATA while there is none; that tells nobody.
+    https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missing-data.html
+    """
+    problems = []
+    for logical_id, alarm in _of_type(template, "AWS::CloudWatch::Alarm"):
+        if alarm.get("TreatMissingData") not in {"breaching", "notBreaching"}:
+            problems.append(f"{logical_id}: has no state while there is no data")
+        problems += [
+            f"{logical_id}: {actions} do not tell the operator"
+            for actions in ("AlarmActions", "OKActions")
+            if [_target(action) for action in alarm.get(actions, [])] != ["OperatorTopic"]
+        ]
+        if alarm.get("ActionsEnabled", True) is not True:
+            problems.append(f"{logical_id}: its actions are switched off")
+    return problems
+
+
+_SIGNS_OF_LIFE = (
+    ("SweepsDone", "plan_sweep", "breaching"),
+    ("CanariesUnwell", "check_keys", "breaching"),
+    ("KeysNotSent", "plan_sweep", "notBreaching"),
+    ("OldestUnsentRow", "plan_sweep", "notBreaching"),
+    ("StaleKeys", "plan_sweep", "notBreaching"),
+)
+"""What the functions say of themselves and somebody must hear of, who says it, and what its absence means: of the
+sweep's end and the canaries that they did not happen; of the others nothing, since the same sweep's end is missed."""
+
+
+def sign_of_life_problems(template: Template) -> list[str]:
+    """There is an alarm on the sweep's heartbeat, on the canaries, on stale keys, and on what waits to be sent."""
+    alarms = {
+        (alarm["MetricName"], dimension["Value"], alarm.get("TreatMissingData"))
+        for _, alarm in _of_type(template, "AWS::CloudWatch::Alarm")
+        if str(alarm["Namespace"]) == str({"Fn::Sub": "KeyVigil/${AWS::StackName}"})
+        for dimension in alarm.get("Dimensions", [])
+    }
+    return [f"no alarm on {sign[0]}, missing data {sign[2]}" for sign in _SIGNS_OF_LIFE if sign not in alarms]
+
+
 _RUNBOOK = re.compile(r"docs/alerts\.md#([\w-]+)")
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.infra.dashboard_rules import dashboard_metrics, dashboard_problems
-from tests.infra.source_template import ROOT, Template
+from tests.infra.dashboard_rules import dashboard_problems
+from tests.infra.source_template import Template
+from tests.infra.watching_cost import README, watching_cost, written
 
 type Widget = dict[str, Any]
 
@@ -28,14 +29,31 @@ def test_the_output_names_it(full_template: Template) -> None:
     assert full_template["Outputs"]["DashboardName"]["Value"] == {"Ref": "Dashboard"}
 
 
-def test_the_readme_counts_what_costs(full_template: Template) -> None:
-    """Every metric that is published is on the dashboard: tests/unit/test_metrics.py."""
-    alarms = [each for each in full_template["Resources"].values() if each["Type"] == "AWS::CloudWatch::Alarm"]
-    shown = dashboard_metrics(full_template["Resources"]["Dashboard"]["Properties"]["DashboardBody"])
-    own = {each for each in shown if each.namespace.startswith("KeyVigil/")}
-    _, _, section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Cost")
-    assert f" {len(alarms)} alarms " in section
-    assert f" {len(own)} metrics " in section
+def test_the_readme_says_what_watching_itself_costs(full_template: Template) -> None:
+    readme = README.read_text(encoding="utf-8")
+    assert written(readme.partition("## Cost")[2]) == watching_cost(full_template), "`make cost` writes it"
+
+
+def test_the_cost_is_counted_and_added_up() -> None:
+    def metric(name: str, namespace: str = "KeyVigil/x") -> list[str]:
+        return [namespace, name, "service", "plan_sweep"]
+
+    body = {"widgets": [{"type": "metric", "properties": {"metrics": [metric("One"), metric("Two"), metric("One")]}}]}
+    template = {
+        "Resources": {
+            **{f"Alarm{number}": {"Type": "AWS::CloudWatch::Alarm"} for number in range(3)},
+            "Dashboard": {
+                "Type": "AWS::CloudWatch::Dashboard",
+                "Properties": {"DashboardBody": {"Fn::Sub": json.dumps(body)}},
+            },
+        }
+    }
+    assert watching_cost(template).splitlines()[2:] == [
+        "| alarms | 3 | $0.10 | $0.30 |",
+        "| metrics of its own | 2 | $0.30 | $0.60 |",
+        "| dashboard | 1 | $3.00 | $3.00 |",
+        "| together | | | $3.90 |",
+    ]
 
 
 def _change(template: Template, change: Callable[[list[Widget]], object]) -> Template:

@@ -236,6 +236,14 @@ def test_the_operator_hears_of_every_function_workflow_and_queue_that_fails(full
     assert template_rules.alarm_problems(full_template) == []
 
 
+def test_every_alarm_tells_the_operator_and_always_has_a_state(full_template: Template) -> None:
+    assert template_rules.deaf_alarm_problems(full_template) == []
+
+
+def test_somebody_hears_of_the_heartbeat_the_canaries_stale_keys_and_what_waits(full_template: Template) -> None:
+    assert template_rules.sign_of_life_problems(full_template) == []
+
+
 def test_every_alarm_names_the_page_that_says_what_to_do(full_template: Template) -> None:
     assert template_rules.runbook_problems(full_template, ALERTS.read_text()) == []
 
@@ -467,6 +475,41 @@ def test_a_function_without_a_log_group_is_found(rendered_template: Template, so
             lambda alarm: alarm.update(Namespace="KeyVigil"),
             "OutboxDeadLetters: no alarm on ApproximateNumberOfMessagesVisible",
             id="dead-letters",
+        ),
+        pytest.param(
+            template_rules.deaf_alarm_problems,
+            "CheckQueueAgeAlarm",
+            lambda alarm: alarm.pop("TreatMissingData"),
+            "CheckQueueAgeAlarm: has no state while there is no data",
+            id="insufficient-data",
+        ),
+        pytest.param(
+            template_rules.deaf_alarm_problems,
+            "CanaryAlarm",
+            lambda alarm: alarm.pop("OKActions"),
+            "CanaryAlarm: OKActions do not tell the operator",
+            id="an-end-that-nobody-hears-of",
+        ),
+        pytest.param(
+            template_rules.deaf_alarm_problems,
+            "CanaryAlarm",
+            lambda alarm: alarm.update(ActionsEnabled=False),
+            "CanaryAlarm: its actions are switched off",
+            id="switched-off",
+        ),
+        pytest.param(
+            template_rules.sign_of_life_problems,
+            "SweepMissedAlarm",
+            lambda alarm: alarm.update(TreatMissingData="notBreaching"),
+            "no alarm on SweepsDone, missing data breaching",
+            id="silence-is-not-alarming",
+        ),
+        pytest.param(
+            template_rules.sign_of_life_problems,
+            "OutboxAgeAlarm",
+            lambda alarm: alarm.update(Dimensions=[{"Name": "service", "Value": "relay_outbox"}]),
+            "no alarm on OldestUnsentRow, missing data notBreaching",
+            id="a-metric-that-nobody-publishes",
         ),
         pytest.param(
             template_rules.concurrency_problems,

@@ -1055,6 +1055,19 @@ def test_all_unsent_rows_are_found(store: Store) -> None:
     assert sorted(store.unsent_rows(NOW)) == [f"01J{number:02d}" for number in range(30)]
 
 
+def test_the_oldest_row_that_is_not_sent_is_as_old_as_it_was_made(store: Store) -> None:
+    assert store.oldest_unsent_row() is None
+    put(store, *(start_row(f"01J{number:02d}", created_at=NOW + timedelta(seconds=number)) for number in range(30)))
+    assert store.oldest_unsent_row() == NOW
+
+    first = start_row("01J00", version=1, created_at=NOW, delivered=(Target.BUS,))
+    store.commit([Put(first)])
+    assert store.oldest_unsent_row() == NOW
+
+    store.commit([Put(changed(first, version=2, sent_at=LATER))])
+    assert store.oldest_unsent_row() == NOW + timedelta(seconds=1)
+
+
 @pytest.mark.parametrize("status", IncidentStatus)
 def test_an_incident_is_open_until_it_is_resolved(store: Store, status: IncidentStatus) -> None:
     put(store, incident())

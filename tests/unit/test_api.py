@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from keyvigil import wiring
 from keyvigil.api import app as api_app
-from keyvigil.domain.alerts import AlertStatus, AlertType, OutboxRow, WorkflowStart
+from keyvigil.domain.alerts import AlertStatus, AlertType, OutboxRow, lock_request
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.held import HeldFor
-from keyvigil.domain.incidents import TIMELINE_SHOWN, AffectedCluster, IncidentStatus, TimelineEntry, WorkflowKind
+from keyvigil.domain.incidents import TIMELINE_SHOWN, AffectedCluster, IncidentStatus, TimelineEntry
 from keyvigil.domain.keys import AliasTarget, Baseline, CloserLook, Health, KeyFacts, KeyStatus, Rotation
 from keyvigil.domain.projects import MAX_SUBSCRIPTIONS_PER_PROJECT, Project, Protocol, Subscription
 from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
@@ -384,10 +384,8 @@ class Api:
             canary(canary_id=OTHER_CANARY, region="eu-central-1"),
         )
         self.store.record_sweep(SweepRecord(NOW, 4, 4))
-        start = WorkflowStart(
-            workflow=WorkflowKind.LOCKOUT, name="n", project_id="acme-prod", key_id=KEY_ID, incident_id="01JINCIDENT"
-        )
-        self.store.put(OutboxRow(row_id="01JASIDE", project_id="acme-prod", created_at=NOW, workflow_start=start))
+        asked = lock_request(cluster(status=ClusterStatus.LOCKING, locked_by_incident_id="01J", respond_by=NOW))
+        self.store.put(OutboxRow(row_id="01JASIDE", project_id="acme-prod", created_at=NOW, lock_request=asked))
         self.store.set_aside("01JASIDE", "it will never be taken", NOW)
 
     def ask(self, method: str, path: str, body: Any = None, **request: Any) -> Reply:
@@ -590,7 +588,7 @@ def test_a_row_that_was_set_aside_is_shown_and_sent_again_once(api: Api) -> None
         "set_aside_at": "2026-11-22T03:00:00.000Z",
         "reason": "it will never be taken",
         "project_id": "acme-prod",
-        "carries": "workflow start",
+        "carries": "Cluster Lock Requested",
         "created_at": "2026-11-22T03:00:00.000Z",
     }
     assert api.ask("POST", "/fleet/outbox/01JASIDE/resend").status == 200

@@ -953,6 +953,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         "KeysUnknown": 0,
         "IncidentsOpen": 0,
         "OutboxRowsAside": 0,
+        "OldestUnsentRow": 0,
         "OutboxRowsResent": 3,
         "LocksOverdue": 0,
         "MendingsDone": 1,
@@ -1077,6 +1078,19 @@ def test_a_sweep_says_how_many_keys_are_stale_even_if_none_is(
     load("plan_sweep").handler({}, Context())
 
     assert metrics_in(capsys.readouterr().out)["StaleKeys"] == 0
+
+
+def test_a_sweep_says_for_how_long_the_oldest_row_has_waited_to_be_sent(
+    use: Use, store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan_sweep_with(use, store, clock=FakeClock(NOW))
+    sent = OutboxRow(row_id="sent", project_id=None, created_at=NOW - timedelta(hours=1), sent_at=NOW)
+    waits = OutboxRow(row_id="waits", project_id=None, created_at=NOW - timedelta(seconds=301))
+    store.put(sent, waits, OutboxRow(row_id="younger", project_id=None, created_at=NOW))
+
+    load("plan_sweep").handler({}, Context())
+
+    assert metrics_in(capsys.readouterr().out)["OldestUnsentRow"] == 301
 
 
 def test_a_minute_that_another_sweep_has_is_left_to_it(use: Use, store: MemoryStore) -> None:

@@ -19,7 +19,8 @@ from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue, f
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
 from keyvigil.api.requests import Subscribe
-from keyvigil.domain.alerts import Alert, AlertType, LockRequest, Severity, WorkflowStart, make_alert, sentence
+from keyvigil.domain.alert_words import mail
+from keyvigil.domain.alerts import Alert, AlertType, LockRequest, Severity, WorkflowStart, make_alert
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster, WorkflowKind
 from keyvigil.domain.keys import Baseline, KeyFacts, KeyUse, Registration, Trigger
@@ -157,7 +158,7 @@ def test_an_alert_is_published_to_the_projects_topic_with_attributes_to_filter_b
 
     assert request["TopicArn"] == TOPIC_ARN
     assert request["MessageStructure"] == "json"
-    assert request["Subject"] == "[critical] key.unhealthy acme-prod"
+    assert request["Subject"] == "KeyVigil acme-prod 1234abcd CRITICAL key.unhealthy"
     assert request["MessageAttributes"] == {
         "project_id": {"DataType": "String", "StringValue": "acme-prod"},
         "type": {"DataType": "String", "StringValue": "key.unhealthy"},
@@ -169,7 +170,7 @@ def test_an_alert_is_published_to_the_projects_topic_with_attributes_to_filter_b
 def test_an_alert_about_keyvigil_itself_has_no_project_to_filter_by(aws: Stubs, notifier: AwsNotifier) -> None:
     request = published(aws, notifier, changed(alert(), project_id=None, key=None))
 
-    assert request["Subject"] == "[critical] key.unhealthy KeyVigil"
+    assert request["Subject"] == "KeyVigil fleet CRITICAL key.unhealthy"
     assert "project_id" not in request["MessageAttributes"]
 
 
@@ -209,9 +210,9 @@ def test_an_alert_is_json_field_by_field_as_in_the_contract(aws: Stubs, notifier
 def test_an_email_subscriber_gets_plain_words_and_no_json(aws: Stubs, notifier: AwsNotifier) -> None:
     text = json.loads(published(aws, notifier, alert())["Message"])["email"]
 
-    assert text == sentence(alert())
+    assert text == mail(alert())
     assert not set('{}"') & set(text)
-    for needed in ("KEY_DISABLED", KEY_ARN, "vectors-prod (LOCKED)", "2026-11-22 03:00:00 UTC", "aws kms enable-key"):
+    for needed in ("KEY_DISABLED", KEY_ARN, "LOCKED: vectors-prod", "2026-11-22 03:00:00 UTC", "aws kms enable-key"):
         assert needed in text
 
 

@@ -234,6 +234,9 @@ class Store(Protocol):
     def count_aside(self) -> int:
         """How many rows were set aside; eventually consistent."""
 
+    def oldest_unsent_row(self) -> datetime | None:
+        """When the oldest outbox row was made that is not sent yet, None if all are; eventually consistent."""
+
     def open_incidents(self) -> list[tuple[str, str]]:
         """(project id, incident id) of every incident that is not over; eventually consistent."""
 

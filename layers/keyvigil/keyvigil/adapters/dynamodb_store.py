@@ -616,6 +616,11 @@ class DynamoDbStore(Store):
         return self._count("aside")
 
     @override
+    def oldest_unsent_row(self) -> datetime | None:
+        oldest = [item.agenda_at or 0 for item in self._on_agenda("unsent", None, limit=1)]
+        return _moment(min(oldest)) if oldest else None
+
+    @override
     def open_incidents(self) -> list[tuple[str, str]]:
         return [
             (item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("INCIDENT#"))
