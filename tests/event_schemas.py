@@ -18,8 +18,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jsonschema import Draft202012Validator
 
+from keyvigil.adapters.alert_documents import document
 from keyvigil.adapters.messaging import SOURCE
-from keyvigil.adapters.plain_data import lock_request_detail, to_plain
+from keyvigil.adapters.plain_data import lock_request_detail
 from keyvigil.api.requests import AnswerLock
 from keyvigil.domain.alerts import _DETAIL_TYPES, TEST_TYPE, Alert, LockRequest
 from keyvigil.domain.clusters import LockAction, LockResult
@@ -198,7 +199,7 @@ def checked[T: Alert | LockRequest](emitted: T) -> T:
         AssertionError: it is not.
     """
     name, plain = (
-        ("alert", to_plain(emitted)) if isinstance(emitted, Alert) else ("lock-request", lock_request_detail(emitted))
+        ("alert", document(emitted)) if isinstance(emitted, Alert) else ("lock-request", lock_request_detail(emitted))
     )
     found = problems(name, plain)
     assert not found, (

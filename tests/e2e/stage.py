@@ -6,9 +6,10 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Self
 
+from docs.reference_receiver import Memory, Receiver, Request
 from keyvigil_cli.alert_queue import AlertQueue
 from keyvigil_cli.api_client import ApiClient, JsonObject
-from keyvigil_cli.control_plane import Answer, ControlPlane, obedient
+from keyvigil_cli.control_plane import Answer, ControlPlane, LockRequest
 from keyvigil_cli.customer import CustomerAccount, RegistrableKey
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, LocalCloud, StackOutputs
 from keyvigil_cli.project import Project
@@ -116,8 +117,16 @@ class Stage:
         project.subscribe(queue)
         return queue
 
-    def control_plane(self, project: Project, answer: Answer = obedient) -> ControlPlane:
-        """A control plane that answers a project's lock requests until the story ends."""
+    def control_plane(self, project: Project, answer: Answer | None = None) -> ControlPlane:
+        """A control plane that answers a project's lock requests until the story ends, as the reference receiver."""
+        memory = Memory(":memory:")
+        self._created.callback(memory.close)
+        receiver = Receiver(memory, lambda _request: None)
+
+        def take(request: LockRequest) -> str:
+            action = "lock" if request.lock else "unlock"
+            return receiver.take(Request(action, request.project_id, request.cluster_id, request.fence)).result
+
         return self._created.enter_context(
             ControlPlane(
                 self.cloud.session(),
@@ -125,7 +134,7 @@ class Stage:
                 self.outputs["AlertBusName"],
                 name=self.name(),
                 project_id=project.project_id,
-                answer=answer,
+                answer=answer or take,
             )
         )
 

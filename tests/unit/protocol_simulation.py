@@ -72,6 +72,7 @@ from tests.unit.simulated_receivers import CALLED, SimulatedReceivers, settings
 
 PROJECT = "acme-prod"
 KEY = examples.KEY_ID
+ACTING = (LockVia.EVENT, *CALLED)
 PROBES = 3
 STORM_SECONDS = 2400
 # Longer than everything that may still be waited for when the storm ends: the longest time-out of a control plane,
@@ -97,7 +98,7 @@ class Promise(StrEnum):
     ANSWERS_ARE_AWAITED = "a lock is given up only when its control plane's time is over"
     NOTHING_UNSENT = "nothing stays unsent once the world is calm"
     RECEIVERS_GET_THE_NEWEST = "a receiver is called only with its cluster's newest request"
-    RECEIVERS_DO_AS_IS_SHOWN = "a receiver that was called has locked what shows LOCKED, and nothing that shows ACTIVE"
+    RECEIVERS_DO_AS_IS_SHOWN = "a receiver has locked what shows LOCKED, and nothing that shows ACTIVE"
     EXECUTIONS_END = "no execution runs on once the world is calm"
     OWN_TROUBLE_IS_UNKNOWN = "what goes wrong at KeyVigil itself opens no incident and confirms none"
     RECONCILING_WORKS = "reconciling meets no error in a calm world"
@@ -399,6 +400,7 @@ class Simulation(Prober, OutboxRelay):
         self.agenda.after(STORM_SECONDS, self._become_calm)
         self.agenda.run(until=STORM_SECONDS + CALM_SECONDS)
         self._look_back()
+        self.receivers.close()
         return sorted(self.broken)
 
     def breaks(self, promise: Promise, how: object) -> None:
@@ -599,23 +601,31 @@ class Simulation(Prober, OutboxRelay):
             self._handed_over += 1
 
     def _control_plane_takes(self, asked: LockRequest) -> None:
-        """Most answer soon; some late, some twice, some with a failure, some never."""
-        done = LockResult.LOCKED if "Lock Req" in asked.detail_type else LockResult.UNLOCKED
+        """Most act and answer soon; some late, some are asked twice, some fail, some do nothing."""
         mood = "obedient" if self.calm else self.chance.choice(("obedient",) * 8 + ("fails", "silent"))
         if mood == "silent":
             return
         seconds = 2.0 if self.calm else self.chance.choice((1.0, 5.0, 40.0, 120.0, 250.0, 400.0))
-        answer = LockAnswer(
-            project_id=PROJECT,
-            cluster_id=asked.cluster_id,
-            fence=asked.fence,
-            result=LockResult.FAILED if mood == "fails" else done,
-            detail=None,
-            by="its control plane",
-        )
-        self.agenda.after(seconds, lambda: self._answer(answer))
+
+        def act_and_answer() -> None:
+            result = LockResult.FAILED if mood == "fails" else self.receivers.take(asked)
+            self._answer(
+                LockAnswer(
+                    project_id=PROJECT,
+                    cluster_id=asked.cluster_id,
+                    fence=asked.fence,
+                    result=result,
+                    detail=None,
+                    by="its control plane",
+                )
+            )
+
+        self.agenda.after(seconds, act_and_answer)
         if self._happens(0.3):
-            self.agenda.after(seconds + 200 * self.chance.random(), lambda: self._answer(answer))
+            self.agenda.after(seconds + 200 * self.chance.random(), act_and_answer)
+        if self._happens(0.1):
+            # The bus delivers at least once: again after long, when the cluster may have been unlocked since.
+            self.agenda.after(seconds + 3000 * self.chance.random(), act_and_answer)
 
     def _answer(self, answer: LockAnswer) -> None:
         with contextlib.suppress(NotFoundError, ConflictError, DeliveryError):
@@ -835,7 +845,7 @@ class Simulation(Prober, OutboxRelay):
             self.breaks(Promise.NOTHING_UNSENT, f"{len(missed)} alerts did not reach topic and bus")
         for cluster in live:
             shown = {ClusterStatus.LOCKED: True, ClusterStatus.ACTIVE: False}.get(cluster.status)
-            if cluster.lock.via in CALLED and cluster.fence and shown not in {None, self.receivers.is_locked(cluster)}:
+            if cluster.lock.via in ACTING and cluster.fence and shown not in {None, self.receivers.is_locked(cluster)}:
                 self.breaks(Promise.RECEIVERS_DO_AS_IS_SHOWN, f"{cluster.status} in the end")
         if self.executions.running:
             self.breaks(Promise.EXECUTIONS_END, sorted(self.executions.running))

@@ -1,8 +1,9 @@
 """Receivers that are called, in the storm of protocol_simulation.py: functions, and runbooks that are asked after.
 
-Each keeps the highest fence that it has seen and whether its cluster is locked, as a receiver must. They answer at
-once, after a while, later by lock-result, twice, wrongly or never; their answers get lost; the function that calls them
-dies before it calls, while it waits, or before it has written the answer down.
+Behind each is the reference receiver (docs/reference_receiver.py), and behind the control plane that hears events too:
+one for all, so that a cluster is locked or not, however it was asked for. They answer at once, after a while, later by
+lock-result, twice, wrongly or never; their answers get lost; the function that calls them dies before it calls, while
+it waits, or before it has written the answer down.
 """
 
 import random
@@ -10,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Protocol, override
 
+from docs.reference_receiver import Memory, Receiver, Request
 from keyvigil.domain.alerts import LockRequest
-from keyvigil.domain.clusters import Cluster, LockAction, LockResult, LockSettings, LockVia, Preset
+from keyvigil.domain.clusters import Cluster, LockResult, LockSettings, LockVia, Preset
 from keyvigil.domain.lock_calls import CallAnswer, CallOutcome
 from keyvigil.errors import ConflictError, DeliveryError
 from keyvigil.ports import LockReceiver, Pauses, ReceiverCalls, Store
@@ -61,8 +63,9 @@ class SimulatedReceivers(LockReceiver, ReceiverCalls, Pauses):
         self._store = store
         self._crashes = crashes
         self._losses = losses
-        self._highest: dict[str, int] = defaultdict(int)
         self._locked: dict[str, bool] = defaultdict(bool)
+        self._memory = Memory(":memory:")
+        self._receiver = Receiver(self._memory, self._act)
         self._depth = 0
 
     @property
@@ -132,22 +135,28 @@ class SimulatedReceivers(LockReceiver, ReceiverCalls, Pauses):
             return CallAnswer(outcome=CallOutcome.TRANSIENT, detail="no whole answer came")
         return answer
 
+    def _act(self, request: Request) -> None:
+        self._locked[request.cluster_id] = request.action == "lock"
+
+    def take(self, request: LockRequest) -> LockResult:
+        """Do as the reference receiver does with a request, whoever brings it."""
+        taken = Request(str(request.action), request.project_id, request.cluster_id, request.fence)
+        return LockResult(self._receiver.take(taken).result)
+
+    def close(self) -> None:
+        self._memory.close()
+
     def _carry_out(self, request: LockRequest) -> CallAnswer:
-        if request.fence < self._highest[request.cluster_id]:
-            return CallAnswer(outcome=CallOutcome.FAILED, detail="a newer request was seen")
-        self._highest[request.cluster_id] = request.fence
-        self._locked[request.cluster_id] = request.action is LockAction.LOCK
-        return CallAnswer(outcome=CallOutcome.DONE)
+        done = self.take(request) is not LockResult.FAILED
+        return CallAnswer(outcome=CallOutcome.DONE if done else CallOutcome.FAILED)
 
     def _answer_late(self, request: LockRequest) -> None:
-        done = self._carry_out(request).outcome is CallOutcome.DONE
-        succeeded = LockResult.LOCKED if request.action is LockAction.LOCK else LockResult.UNLOCKED
         self._world.answer(
             LockAnswer(
                 project_id=request.project_id,
                 cluster_id=request.cluster_id,
                 fence=request.fence,
-                result=succeeded if done else LockResult.FAILED,
+                result=self.take(request),
                 detail=None,
                 by="its function, late",
             )

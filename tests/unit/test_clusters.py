@@ -1,7 +1,6 @@
 """The fenced protocol of locks and unlocks."""
 
 from datetime import UTC, datetime, timedelta
-from random import Random
 
 import pytest
 from hypothesis import given
@@ -85,28 +84,3 @@ def test_an_unlocked_cluster_belongs_to_no_incident() -> None:
     asked = request(cluster(), LockAction.UNLOCK, incident_id="i", task_token="t", now=NOW)
     decision = take_answer(asked, fence=asked.fence, result=LockResult.UNLOCKED, detail=None, now=NOW)
     assert decision.cluster.locked_by_incident_id is None
-
-
-class Receiver:
-    """A control plane that follows the contract: it refuses a fence that is not above the highest it has seen."""
-
-    def __init__(self) -> None:
-        self.highest = -1
-        self.locked = False
-
-    def take(self, fence: int, action: LockAction) -> None:
-        if fence > self.highest:
-            self.highest, self.locked = fence, action is LockAction.LOCK
-
-
-@given(st.lists(st.sampled_from(list(LockAction)), min_size=1, max_size=8), st.randoms(use_true_random=False))
-def test_in_whatever_order_requests_arrive_the_newest_wins(actions: list[LockAction], random: Random) -> None:
-    asked, sent = cluster(), []
-    for action in actions:
-        asked = request(asked, action, incident_id="i", task_token="t", now=NOW)
-        sent.append((asked.fence, action))
-    random.shuffle(sent)
-    receiver = Receiver()
-    for fence, action in sent:
-        receiver.take(fence, action)
-    assert receiver.locked is (actions[-1] is LockAction.LOCK)

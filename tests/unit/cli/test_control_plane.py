@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from docs.reference_receiver import Memory, Receiver, Request
 from keyvigil_cli.control_plane import LOCK, UNLOCK, Fenced, FenceMemory, LockRequest
 
 
@@ -46,6 +47,20 @@ def test_in_whatever_order_requests_come_what_is_carried_out_only_rises(fences: 
     carried_out = [fence for fence in fences if memory.judge(request(fence)) is Fenced.NEWER]
     assert carried_out == sorted(set(carried_out))
     assert not fences or carried_out[-1] == max(fences)
+
+
+@given(st.lists(st.tuples(st.integers(min_value=0, max_value=9), st.sampled_from(("a", "b")))))
+def test_it_carries_out_and_refuses_what_the_reference_receiver_does(requests: list[tuple[int, str]]) -> None:
+    acted: list[Request] = []
+    memory = Memory(":memory:")
+    receiver, fences = Receiver(memory, acted.append), FenceMemory()
+    for fence, cluster_id in requests:
+        before = len(acted)
+        answer = receiver.take(Request("lock", "acme-prod", cluster_id, fence))
+        judged = fences.judge(request(fence, cluster_id=cluster_id))
+        assert (judged is Fenced.NEWER) is (len(acted) > before)
+        assert (judged is Fenced.OLDER) is (answer.result == "failed")
+    memory.close()
 
 
 @pytest.mark.parametrize(("detail_type", "lock"), [(LOCK, True), (UNLOCK, False)])
