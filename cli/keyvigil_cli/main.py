@@ -8,6 +8,7 @@ import boto3
 import typer
 from rich.console import Console
 
+from keyvigil.errors import KeyVigilError
 from keyvigil_cli import demo as demo_story
 from keyvigil_cli import uninstall as uninstallation
 from keyvigil_cli.api_call import call
@@ -93,5 +94,26 @@ def uninstall(
             _account(stack), stack, release=release, release_seconds=wait_minutes * 60.0, output=_output()
         )
     except (CliError, *AWS_ERRORS) as error:
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def restore(
+    stack: StackName = "keyvigil",
+    *,
+    from_table: Annotated[
+        str, typer.Option(help="A restored table, whose items are copied into the stack's first.")
+    ] = "",
+    above: Annotated[int, typer.Option(help="A fence that a receiver says it has seen.", min=0, max=2**53)] = 0,
+) -> None:
+    """After a restore of the table: prove every key anew, and ask every receiver anew (docs/restore.md)."""
+    from keyvigil_cli import restore as restoring  # noqa: PLC0415  nothing else here needs what the functions need
+
+    errors = Console(stderr=True)
+    try:
+        table = _account(stack).table_name()
+        restoring.run(boto3.Session(), table, from_table=from_table or None, above=above, output=_output())
+    except (CliError, KeyVigilError, *AWS_ERRORS) as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
