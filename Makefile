@@ -146,8 +146,8 @@ format: .venv/.installed ## put the source into its form
 	@.venv/bin/ruff check --fix
 
 .PHONY: snapshot
-snapshot: .venv/.installed ## accept the rendered template as it is now: read the diff before you commit it
-	@.venv/bin/pytest --quiet tests/infra/test_template.py --snapshot-update
+snapshot: .venv/.installed ## accept the rendered template and alerts as they are now: read the diff before you commit it
+	@.venv/bin/pytest --quiet tests/infra/test_template.py tests/unit/test_alert_words.py --snapshot-update
 
 .PHONY: schemas
 schemas: .venv/.installed ## accept the shapes of stored items that got a schema number of their own: read the diff

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from keyvigil.adapters.clock_and_ids import RandomIds, SystemClock
 from keyvigil.adapters.dynamodb_store import DynamoDbStore
+from keyvigil.errors import KeyVigilError
 from keyvigil.use_cases.assert_anew import AssertAnew
 from keyvigil_cli.errors import CliError
 
@@ -29,16 +30,23 @@ https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchWriteIte
 _BATCH_TRIES = 20
 
 
-class NotCopiedError(CliError):
-    """The table does not take the items: it is busy, or the caller may not write."""
+class NotRestoredError(CliError):
+    """Not all of it is done; what is done stays, and it can be run again."""
 
 
 def run(session: boto3.Session, table: str, *, from_table: str | None, above: int, output: Console) -> None:
-    """Copy what a restored table has, if one is named, and put every key and cluster of the stack's table in doubt."""
+    """Copy what a restored table has, if one is named, and put every key and cluster of the stack's table in doubt.
+
+    Raises:
+        NotRestoredError: a table could not be written, or read.
+    """
     client = session.client("dynamodb")
     if from_table is not None:
         output.print(f"{copy(client, from_table, table)} items copied from {from_table}")
-    report = AssertAnew(DynamoDbStore(table, session.region_name), SystemClock(), RandomIds())(above=above)
+    try:
+        report = AssertAnew(DynamoDbStore(table, session.region_name), SystemClock(), RandomIds())(above=above)
+    except KeyVigilError as error:
+        raise NotRestoredError(str(error)) from error
     output.print(f"{report.keys} keys are proved anew, {report.clusters} clusters are asked for anew")
 
 
@@ -46,7 +54,7 @@ def copy(client: "DynamoDBClient", source: str, target: str) -> int:
     """Copy all items; what only the target has stays. No cluster's fence goes below the target's.
 
     Raises:
-        NotCopiedError: the target does not take them.
+        NotRestoredError: the target does not take them.
     """
     given = {(each["pk"]["S"], each["sk"]["S"]): int(each["fence"]["N"]) for each in _clusters(client, target)}
     batch: list[Item] = []
@@ -93,4 +101,4 @@ def _write(client: "DynamoDBClient", table: str, items: list[Item]) -> None:
         left = client.batch_write_item(RequestItems=left)["UnprocessedItems"]
     if left:
         message = f"{table} took only a part of what was written; run it again"
-        raise NotCopiedError(message)
+        raise NotRestoredError(message)

@@ -113,5 +113,18 @@ def test_a_table_that_takes_only_a_part_is_told(tables: Tables, monkeypatch: pyt
         "batch_write_item",
         lambda RequestItems: {"UnprocessedItems": RequestItems},  # noqa: N803  boto3's
     )
-    with pytest.raises(restore.NotCopiedError, match="took only a part"):
+    with pytest.raises(restore.NotRestoredError, match="took only a part"):
         restore.copy(tables.client, RESTORED, STACKS)
+
+
+def test_an_item_that_cannot_be_read_is_told(tables: Tables) -> None:
+    tables.restore()
+    place = {"pk": {"S": "PROJECT#acme-prod"}, "sk": {"S": f"KEY#{KEY_ID}"}}
+    tables.client.update_item(
+        TableName=STACKS,
+        Key=place,
+        UpdateExpression="SET body = :body",
+        ExpressionAttributeValues={":body": {"S": "{}"}},
+    )
+    with pytest.raises(restore.NotRestoredError, match="does not have the shape"):
+        tables.restore(from_table=None)

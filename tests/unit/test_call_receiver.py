@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from keyvigil.domain.alerts import AlertType, LockRequest, Target, lock_request, sentence
+from keyvigil.domain.alert_words import mail
+from keyvigil.domain.alerts import AlertType, LockRequest, Target, lock_request
 from keyvigil.domain.clusters import (
     Cluster,
     ClusterStatus,
@@ -210,7 +211,7 @@ def test_a_failure_is_final_and_its_reason_reaches_timeline_incident_and_alert()
     [alert] = world.store.alerts()
     assert alert.type is AlertType.CLUSTER_LOCK_FAILED
     assert [each.detail for each in alert.clusters] == ["quorum lost"]
-    assert "  vectors: quorum lost" in sentence(alert).splitlines()
+    assert "          vectors: quorum lost" in mail(alert).splitlines()
 
 
 def test_only_so_many_reasons_are_listed_that_the_alert_fits_into_a_message() -> None:

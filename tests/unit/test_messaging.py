@@ -19,7 +19,8 @@ from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue, f
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
 from keyvigil.api.requests import Subscribe
-from keyvigil.domain.alerts import Alert, AlertType, LockRequest, Severity, WorkflowStart, make_alert, sentence
+from keyvigil.domain.alert_words import mail
+from keyvigil.domain.alerts import Alert, AlertType, LockRequest, Severity, WorkflowStart, make_alert
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster, WorkflowKind
 from keyvigil.domain.keys import Baseline, KeyFacts, KeyUse, Registration, Trigger
@@ -157,7 +158,7 @@ def test_an_alert_is_published_to_the_projects_topic_with_attributes_to_filter_b
 
     assert request["TopicArn"] == TOPIC_ARN
     assert request["MessageStructure"] == "json"
-    assert request["Subject"] == "[critical] key.unhealthy acme-prod"
+    assert request["Subject"] == "KeyVigil acme-prod 1234abcd CRITICAL key.unhealthy"
     assert request["MessageAttributes"] == {
         "project_id": {"DataType": "String", "StringValue": "acme-prod"},
         "type": {"DataType": "String", "StringValue": "key.unhealthy"},
@@ -169,7 +170,7 @@ def test_an_alert_is_published_to_the_projects_topic_with_attributes_to_filter_b
 def test_an_alert_about_keyvigil_itself_has_no_project_to_filter_by(aws: Stubs, notifier: AwsNotifier) -> None:
     request = published(aws, notifier, changed(alert(), project_id=None, key=None))
 
-    assert request["Subject"] == "[critical] key.unhealthy KeyVigil"
+    assert request["Subject"] == "KeyVigil fleet CRITICAL key.unhealthy"
     assert "project_id" not in request["MessageAttributes"]
 
 
@@ -209,9 +210,9 @@ def test_an_alert_is_json_field_by_field_as_in_the_contract(aws: Stubs, notifier
 def test_an_email_subscriber_gets_plain_words_and_no_json(aws: Stubs, notifier: AwsNotifier) -> None:
     text = json.loads(published(aws, notifier, alert())["Message"])["email"]
 
-    assert text == sentence(alert())
+    assert text == mail(alert())
     assert not set('{}"') & set(text)
-    for needed in ("KEY_DISABLED", KEY_ARN, "vectors-prod (LOCKED)", "2026-11-22 03:00:00 UTC", "aws kms enable-key"):
+    for needed in ("KEY_DISABLED", KEY_ARN, "LOCKED: vectors-prod", "2026-11-22 03:00:00 UTC", "aws kms enable-key"):
         assert needed in text
 
 
@@ -230,6 +231,36 @@ def test_an_alert_that_sns_refuses_is_not_delivered(aws: Stubs, notifier: AwsNot
 
     with pytest.raises(DeliveryError, match=f"SNS did not take the message: {code}"):
         notifier.publish(TOPIC_ARN, alert())
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [("InvalidParameter", True), ("Throttled", False), ("KMSDisabled", False), ("NotFound", False)],
+)
+def test_only_what_is_wrong_with_the_message_itself_is_refused_for_good(
+    aws: Stubs, notifier: AwsNotifier, code: str, *, refused: bool
+) -> None:
+    aws.sns.add_client_error("publish", code)
+
+    with pytest.raises(DeliveryError) as failed:
+        notifier.publish(TOPIC_ARN, alert())
+    assert failed.value.refused is refused
+
+
+def test_a_detail_that_the_bus_cannot_read_is_refused_for_good(aws: Stubs, notifier: AwsNotifier) -> None:
+    refused = {"FailedEntryCount": 1, "Entries": [{"ErrorCode": "MalformedDetail", "ErrorMessage": "oh"}]}
+    aws.events.add_response("put_events", refused, {"Entries": ANY})
+
+    with pytest.raises(DeliveryError) as failed:
+        notifier.put_alert(alert())
+    assert failed.value.refused
+
+
+def test_a_message_of_no_valid_form_says_nothing_about_whether_sns_answers(notifier: AwsNotifier) -> None:
+    """botocore refuses it before anything is sent; taken for a service that does not answer, it would stop the rest."""
+    with pytest.raises(DeliveryError) as failed:
+        notifier.publish(None, alert())  # type: ignore[arg-type]  # what a damaged project might hold
+    assert (failed.value.refused, failed.value.unreachable) == (True, False)
 
 
 def test_a_target_that_cannot_be_reached_has_not_taken_the_message(

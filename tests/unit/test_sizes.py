@@ -18,7 +18,8 @@ from keyvigil.adapters.plain_data import to_plain
 from keyvigil.api import views
 from keyvigil.api.app import MAX_BODY_BYTES
 from keyvigil.api.requests import AnswerLock, CreateProject, Rebaseline, RegisterCluster, Subscribe
-from keyvigil.domain.alerts import INCIDENT_ALERTS, Alert, AlertType, OutboxRow, make_alert, sentence
+from keyvigil.domain.alert_words import mail
+from keyvigil.domain.alerts import INCIDENT_ALERTS, Alert, AlertType, OutboxRow, make_alert
 from keyvigil.domain.clusters import Cluster, ClusterStatus, LockAction, LockResult, LockSettings, LockVia
 from keyvigil.domain.incidents import (
     EXECUTIONS_KEPT,
@@ -296,7 +297,7 @@ def test_an_alert_about_two_hundred_clusters_fits_into_a_message_and_an_event(ki
     assert weight(put["Entries"][0]) < MESSAGE / 2
     assert len(published["Subject"]) <= 100
     assert published["Subject"].isascii()
-    assert len(sentence(alert).encode()) < MESSAGE / 4
+    assert len(mail(alert).encode()) < MESSAGE / 4
 
 
 # --- workflows --------------------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ from functools import cached_property
 from itertools import batched
 from typing import TYPE_CHECKING, Any, override
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
+from keyvigil.adapters.alert_documents import document
 from keyvigil.adapters.aws import config, session
 from keyvigil.adapters.plain_data import lock_request_detail, rfc3339, to_plain
-from keyvigil.domain.alerts import SCHEMA_VERSION, TEST_TYPE, Alert, AlertStatus, LockRequest, Severity, sentence
+from keyvigil.domain.alert_words import SUBJECT_LIMIT, mail, subject
+from keyvigil.domain.alerts import SCHEMA_VERSION, TEST_TYPE, Alert, AlertStatus, LockRequest, Severity
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.errors import DeliveryError, RefusedError
 from keyvigil.ports import CheckMessage, CheckQueue, FindActorMessage, Notifier, Topics
@@ -24,11 +26,21 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
 SOURCE = "keyvigil"
-_SUBJECT_LIMIT = 100
 _SEVERITIES = list(Severity)
 _KEY = "KmsMasterKeyId"
 _REDRIVE = "RedrivePolicy"
 _NOT_TAKEN = {"InvalidParameter", "InvalidParameterException"}
+# What is wrong with the message itself, so that no repetition helps: too large, or not of the form that it must have.
+# Sources: https://docs.aws.amazon.com/sns/latest/api/API_Publish.html#API_Publish_Errors
+# https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEventsResultEntry.html
+_NEVER_TAKEN = _NOT_TAKEN | {
+    "InvalidParameterValue",
+    "InvalidParameterValueException",
+    "MalformedDetail",
+    "InvalidArgument",
+    "ValidationError",
+    "ValidationException",
+}
 # Source: https://docs.aws.amazon.com/sns/latest/api/API_Subscribe.html#API_Subscribe_Errors
 _FULL = {
     "FilterPolicyLimitExceeded",
@@ -55,7 +67,6 @@ class AwsNotifier(Notifier):
 
     @override
     def publish(self, topic_arn: str, alert: Alert) -> None:
-        document = json.dumps(to_plain(alert))
         attributes = {
             "type": str(alert.type),
             "severity": str(alert.severity),
@@ -66,8 +77,8 @@ class AwsNotifier(Notifier):
         try:
             self._sns.publish(
                 TopicArn=topic_arn,
-                Subject=f"[{alert.severity}] {alert.type} {alert.project_id or 'KeyVigil'}"[:_SUBJECT_LIMIT],
-                Message=json.dumps({"default": document, "email": sentence(alert)}),
+                Subject=subject(alert),
+                Message=_by_protocol(json.dumps(document(alert)), mail(alert)),
                 MessageStructure="json",
                 MessageAttributes={
                     name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
@@ -78,7 +89,7 @@ class AwsNotifier(Notifier):
 
     @override
     def put_alert(self, alert: Alert) -> None:
-        self._put(alert.type, to_plain(alert))
+        self._put(alert.type, document(alert))
 
     @override
     def put_lock_request(self, request: LockRequest) -> None:
@@ -97,14 +108,23 @@ class AwsNotifier(Notifier):
             raise _not_delivered("EventBridge", error) from error
         # PutEvents answers 200 although it refused an entry.
         if answer["FailedEntryCount"]:
-            message = f"EventBridge refused the event: {answer['Entries'][0].get('ErrorCode')}"
-            raise DeliveryError(message)
+            code = answer["Entries"][0].get("ErrorCode")
+            message = f"EventBridge refused the event: {code}"
+            raise DeliveryError(message, refused=code in _NEVER_TAKEN)
+
+
+def _by_protocol(document_of_it: str, words: str) -> str:
+    """A message of which mail gets words and every other protocol JSON. What is not ASCII weighs least as it is."""
+    return json.dumps({"default": document_of_it, "email": words}, ensure_ascii=False)
 
 
 def _not_delivered(service: str, error: ClientError | BotoCoreError) -> DeliveryError:
     if isinstance(error, ClientError):
         code = error.response.get("Error", {}).get("Code")
-        return DeliveryError(f"{service} did not take the message: {code}")
+        return DeliveryError(f"{service} did not take the message: {code}", refused=code in _NEVER_TAKEN)
+    if isinstance(error, ParamValidationError):
+        # Raised before anything was sent: it says nothing about whether the service answers.
+        return DeliveryError(f"{service} was not asked: the message has no valid form", refused=True)
     return DeliveryError(f"{service} did not take the message: {type(error).__name__}", unreachable=True)
 
 
@@ -259,7 +279,7 @@ class SnsTopics(Topics):
 
     @override
     def send_test(self, topic_arn: str, subscription: Subscription, alert_id: str, at: datetime) -> None:
-        document = json.dumps(_test_message(subscription, alert_id, at))
+        test = json.dumps(_test_message(subscription, alert_id, at))
         mark = _test_mark(subscription)
         attributes = {
             "project_id": subscription.project_id,
@@ -274,8 +294,8 @@ class SnsTopics(Topics):
         try:
             self._sns.publish(
                 TopicArn=topic_arn,
-                Subject=f"[{Severity.INFO}] {TEST_TYPE} {subscription.project_id}"[:_SUBJECT_LIMIT],
-                Message=json.dumps({"default": document, "email": words}),
+                Subject=f"KeyVigil {subscription.project_id} TEST {TEST_TYPE}"[:SUBJECT_LIMIT],
+                Message=_by_protocol(test, words),
                 MessageStructure="json",
                 MessageAttributes={
                     name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()

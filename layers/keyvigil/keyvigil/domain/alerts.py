@@ -284,23 +284,6 @@ def runbook(kind: AlertType) -> str:
     return f"docs/alerts.md#{kind.replace('.', '')}"
 
 
-def sentence(alert: Alert) -> str:
-    """One alert in plain words, for a subscriber who reads mail and not JSON."""
-    place = f" in project {alert.project_id}" if alert.project_id else ""
-    lines = [f"[{alert.severity}] {alert.type}{place}", "", alert.cause.message]
-    if alert.key is not None:
-        names = ", ".join(f"{cluster.cluster_id} ({cluster.status})" for cluster in alert.clusters) or "none"
-        lines += [f"Key: {alert.key.arn}", f"Clusters: {names}"]
-        lines += [f"  {cluster.cluster_id}: {cluster.detail}" for cluster in alert.clusters if cluster.detail]
-    lines.append(f"Since: {alert.occurred_at:%Y-%m-%d %H:%M:%S} UTC")
-    if alert.actor is not None:
-        lines.append(f"Who: {in_words(alert.actor)}")
-    lines += ["", alert.remediation.summary, *(f"  {command}" for command in alert.remediation.commands)]
-    if alert.incident_id is not None:
-        lines += ["", f"Incident {alert.incident_id}"]
-    return "\n".join(lines)
-
-
 class Target(StrEnum):
     """Where an outbox row goes. Each target is delivered to, and retried, by itself."""
 
