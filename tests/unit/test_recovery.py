@@ -14,14 +14,16 @@ from keyvigil.domain.keys import KeyStatus, Trigger
 from keyvigil.domain.verdicts import Cause
 from keyvigil.use_cases.settle_lockout import TELL_AGAIN_AFTER
 from tests.unit.fair_weather import FairWeather
+from tests.unit.fair_weather_as_deployed import AsDeployed
 from tests.unit.protocol_simulation import KEY, PROBES, PROJECT
 
 MINUTE = timedelta(minutes=1)
 
 
-@pytest.fixture
-def world() -> Iterator[FairWeather]:
-    made = FairWeather(LockVia.EVENT, LockVia.NONE)
+@pytest.fixture(params=[FairWeather, AsDeployed])
+def world(request: pytest.FixtureRequest) -> Iterator[FairWeather]:
+    """Executions as the simulation writes them out, and as the definitions of the state machines have them."""
+    made: FairWeather = request.param(LockVia.EVENT, LockVia.NONE)
     made.passes(2)
     yield made
     made.receivers.close()

@@ -1,21 +1,20 @@
 """The table restored from a backup: what it says is old, and everything comes right by itself all the same."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import override
 
 import pytest
 
 from keyvigil.domain.clusters import Answer, Cluster, ClusterStatus, LockResult, LockVia
 from keyvigil.domain.incidents import Incident, IncidentStatus, TimelineEntry
-from keyvigil.domain.keys import Key, KeyStatus
+from keyvigil.domain.keys import KeyStatus
 from keyvigil.domain.verdicts import Cause
-from keyvigil.ports import Entity, Write
 from keyvigil.use_cases.assert_anew import AssertAnew
 from keyvigil.use_cases.record_lock_result import LockAnswer
-from tests.examples import NOW, cluster, key, project
-from tests.fakes import CountingIds, Place, changed
-from tests.unit.protocol_simulation import KEY, PROJECT, WEATHERS, Simulation
+from tests.examples import NOW, cluster, key
+from tests.fakes import CountingIds, changed
+from tests.unit.fair_weather import FairWeather
+from tests.unit.protocol_simulation import KEY, PROJECT
 from tests.unit.simulated_receivers import settings
 
 
@@ -23,78 +22,16 @@ class DiedError(BaseException):
     """Whoever ran it was killed."""
 
 
-type Backup = dict[Place, Entity]
-
-
-class World(Simulation):
-    """The protocol's simulation in fair weather, driven by hand: a cluster for each way of locking."""
+class World(FairWeather):
+    """A cluster for each way of locking."""
 
     def __init__(self) -> None:
-        self.commits = 0
-        self.after_commits: dict[int, Callable[[], None]] = {}
-        super().__init__(WEATHERS["no faults of our own"], seed=0)
-        self.calm = True
-        ways = (LockVia.EVENT, LockVia.LAMBDA, LockVia.SSM_AUTOMATION)
-        for number, via in enumerate(ways):
-            self.store.put(cluster(cluster_id=f"c{number}", lock=settings(via, 300)))
-        self.store.put(cluster(cluster_id="registry", lock=settings(LockVia.NONE, 300)))
-        self.store.put(
-            project(check_interval_minutes=1), key(clusters=4, due_at=self.clock.now() + timedelta(seconds=1))
-        )
-        self.agenda.every(60, self._sweep)
-        self._ids = CountingIds()
-        self._ids._count = 10**6
-
-    @override
-    def _watch(self, writes: Sequence[Write]) -> None:
-        super()._watch(writes)
-        self.commits += 1
-        then = self.after_commits.pop(self.commits, None)
-        if then is not None:
-            then()
-
-    def passes(self, minutes: float) -> None:
-        self.agenda.run(until=self.agenda.seconds + 60 * minutes)
-
-    def after_seconds(self, seconds: float) -> Backup:
-        """A backup of the moment that many seconds after the beginning."""
-        self.agenda.run(until=seconds)
-        return self.back_up()
-
-    def back_up(self) -> Backup:
-        return dict(self.store.items)
-
-    def restore(self, backup: Backup) -> None:
-        """Put the table back; what watches over each commit forgets with it."""
-        self.store.items = dict(backup)
-        self._clusters.clear()
-        self._incidents.clear()
+        super().__init__(LockVia.EVENT, LockVia.LAMBDA, LockVia.SSM_AUTOMATION, LockVia.NONE)
+        self.new_ids = CountingIds()
+        self.new_ids._count = 10**6
 
     def assert_anew(self) -> int:
-        return AssertAnew(self.store, self.clock, self._ids)().clusters
-
-    def the_key(self) -> Key:
-        found = self.store.key(PROJECT, KEY)
-        assert found is not None
-        return found
-
-    def cluster(self, cluster_id: str) -> Cluster:
-        found = self.store.cluster(PROJECT, cluster_id)
-        assert found is not None
-        return found
-
-    def shown(self) -> set[ClusterStatus]:
-        return {each.status for each in self.store.clusters_of_key(PROJECT, KEY)}
-
-    def truly_locked(self) -> set[bool]:
-        acting = [each for each in self.store.clusters_of_key(PROJECT, KEY) if each.lock.via is not LockVia.NONE]
-        return {self.receivers.is_locked(each) for each in acting}
-
-    def is_all_locked(self) -> bool:
-        return self.shown() == {ClusterStatus.LOCKED} and self.truly_locked() == {True}
-
-    def is_all_free(self) -> bool:
-        return self.shown() == {ClusterStatus.ACTIVE} and self.truly_locked() == {False}
+        return AssertAnew(self.store, self.clock, self.new_ids)().clusters
 
 
 @pytest.fixture
@@ -207,7 +144,7 @@ def test_every_fence_rises_above_all_that_receivers_and_readers_have_seen(world:
 def test_a_fence_that_a_receiver_is_known_to_have_seen_may_be_named(world: World) -> None:
     """A clock that was ahead gave fences that the clock reaches only in a year."""
     far = 2**45
-    AssertAnew(world.store, world.clock, world._ids)(above=far)
+    AssertAnew(world.store, world.clock, world.new_ids)(above=far)
     assert {each.fence for each in world.store.all(Cluster)} == {far + 1}
 
 
@@ -274,7 +211,7 @@ def test_nothing_is_locked_or_unlocked_for_what_was_probed_before_the_restore(wo
 def test_a_cluster_that_waited_for_its_key_at_the_backup_comes_back_too(world: World) -> None:
     """It may have been let in, and locked, since."""
     world.store.put(
-        cluster(cluster_id="c3", lock=settings(LockVia.EVENT, 300), status=ClusterStatus.PENDING_KEY),
+        cluster(cluster_id="c4", lock=settings(LockVia.EVENT, 300), status=ClusterStatus.PENDING_KEY),
         key(clusters=5, pending_clusters=1, due_at=world.clock.now() + timedelta(seconds=1)),
     )
     backup = world.back_up()
