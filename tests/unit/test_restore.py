@@ -30,7 +30,7 @@ class World(FairWeather):
         self.new_ids = CountingIds()
         self.new_ids._count = 10**6
 
-    def assert_anew(self) -> int:
+    def assert_all_anew(self) -> int:
         return AssertAnew(self.store, self.clock, self.new_ids)().clusters
 
 
@@ -59,7 +59,7 @@ def test_clusters_locked_since_the_backup_come_back_although_the_table_knows_of_
     breaks_and_is_locked(world)
     world.restore(backup)
     world.cause = None
-    assert world.assert_anew() == 3
+    assert world.assert_all_anew() == 3
     world.passes(6)
     assert world.is_all_free()
     assert {each.status for each in world.store.all(Incident)} == {IncidentStatus.RESOLVED}
@@ -70,7 +70,7 @@ def test_clusters_locked_since_the_backup_stay_locked_while_the_key_is_still_bro
     backup = world.back_up()
     breaks_and_is_locked(world)
     world.restore(backup)
-    world.assert_anew()
+    world.assert_all_anew()
     world.passes(6)
     assert world.is_all_locked()
     comes_back(world)
@@ -82,7 +82,7 @@ def test_clusters_unlocked_since_the_backup_stay_in_use_once_the_key_is_proved(w
     backup = world.back_up()
     comes_back(world)
     world.restore(backup)
-    world.assert_anew()
+    world.assert_all_anew()
     world.passes(6)
     assert world.is_all_free()
     assert not world.broken
@@ -95,7 +95,7 @@ def test_clusters_unlocked_since_the_backup_are_locked_again_if_the_key_broke_ag
     comes_back(world)
     world.restore(backup)
     world.cause = Cause.KEY_DISABLED
-    world.assert_anew()
+    world.assert_all_anew()
     world.passes(6)
     assert world.is_all_locked()
     assert not world.broken
@@ -109,7 +109,7 @@ def test_a_backup_of_any_moment_of_a_lockout_ends_right(world: World, seconds: i
     world.passes(5)
     comes_back(world)
     world.restore(backup)
-    world.assert_anew()
+    world.assert_all_anew()
     world.passes(8)
     assert world.is_all_free()
     assert {each.status for each in world.store.all(Incident)} == {IncidentStatus.RESOLVED}
@@ -125,7 +125,7 @@ def test_a_backup_of_any_moment_of_a_recovery_ends_right(world: World, seconds: 
     world.passes(5)
     breaks_and_is_locked(world)
     world.restore(backup)
-    world.assert_anew()
+    world.assert_all_anew()
     world.passes(8)
     assert world.is_all_locked()
     comes_back(world)
@@ -137,7 +137,7 @@ def test_every_fence_rises_above_all_that_receivers_and_readers_have_seen(world:
     breaks_and_is_locked(world)
     seen = {each.cluster_id: each.fence for each in world.store.all(Cluster)}
     world.restore(backup)
-    world.assert_anew()
+    world.assert_all_anew()
     assert all(each.fence > seen[each.cluster_id] for each in world.store.all(Cluster))
 
 
@@ -162,7 +162,7 @@ def test_an_answer_from_before_the_restore_is_stale(world: World) -> None:
     newest = world.cluster("c0").fence
     world.restore(backup)
     assert world.cluster("c0").fence == asked
-    world.assert_anew()
+    world.assert_all_anew()
     for answered in (asked, newest):
         answer = LockAnswer(
             project_id=PROJECT, cluster_id="c0", fence=answered, result=LockResult.LOCKED, detail=None, by="late"
@@ -178,7 +178,7 @@ def test_executions_get_names_that_were_never_used(world: World) -> None:
     for number in range(1, 400):
         world.executions._started |= {f"{incident.incident_id}-{kind}-{number}" for kind in ("lock", "unlock")}
     world.restore(backup)
-    world.assert_anew()
+    world.assert_all_anew()
     world.cause = None
     world.passes(6)
     assert world.is_all_free()
@@ -191,7 +191,7 @@ def test_alerts_go_on_with_numbers_above_those_that_were_given_since_the_backup(
     told = len(world.notifier.bus)
     world.restore(backup)
     world.cause = None
-    world.assert_anew()
+    world.assert_all_anew()
     world.passes(6)
     assert world.notifier.bus[told:]
     assert min(alert.sequence for alert in world.notifier.bus[told:]) > given
@@ -199,11 +199,11 @@ def test_alerts_go_on_with_numbers_above_those_that_were_given_since_the_backup(
 
 def test_nothing_is_locked_or_unlocked_for_what_was_probed_before_the_restore(world: World) -> None:
     breaks_and_is_locked(world)
-    world.assert_anew()
+    world.assert_all_anew()
     assert world.the_key().health.status is KeyStatus.UNHEALTHY
     assert (world.the_key().health.failing_streak, world.the_key().health.definite_streak) == (0, 0)
     comes_back(world)
-    world.assert_anew()
+    world.assert_all_anew()
     assert world.the_key().health.status is KeyStatus.RECOVERING
     assert world.the_key().health.healthy_streak == 0
 
@@ -219,7 +219,7 @@ def test_a_cluster_that_waited_for_its_key_at_the_backup_comes_back_too(world: W
     breaks_and_is_locked(world)
     world.restore(backup)
     world.cause = None
-    assert world.assert_anew() == 4
+    assert world.assert_all_anew() == 4
     assert world.the_key().pending_clusters == 0
     world.passes(6)
     assert world.is_all_free()
@@ -228,14 +228,14 @@ def test_a_cluster_that_waited_for_its_key_at_the_backup_comes_back_too(world: W
 def test_a_key_without_receivers_needs_no_incident_and_is_probed_at_once(world: World) -> None:
     for each in ("c0", "c1", "c2"):
         world.store.put(cluster(cluster_id=each, lock=settings(LockVia.NONE, 300)))
-    assert world.assert_anew() == 0
+    assert world.assert_all_anew() == 0
     assert world.store.all(Incident) == []
     assert world.the_key().health.status is KeyStatus.HEALTHY
     assert world.the_key().due_at == world.clock.now()
 
 
 def test_the_timeline_says_that_the_table_was_restored(world: World) -> None:
-    world.assert_anew()
+    world.assert_all_anew()
     told = [(each.what, each.detail) for each in world.store.all(TimelineEntry)]
     assert told[0][0] == "incident.restored"
     assert ("cluster.in_doubt", "c0: it was ACTIVE") in told
@@ -252,10 +252,10 @@ def test_it_may_be_run_again_and_half_of_it_is_no_harm(world: World) -> None:
     world.cause = None
     world.after_commits[world.commits + 4] = die
     with pytest.raises(DiedError):
-        world.assert_anew()
+        world.assert_all_anew()
     world.passes(1)
     for _ in range(2):
-        world.assert_anew()
+        world.assert_all_anew()
     world.passes(8)
     assert world.is_all_free()
     assert {each.status for each in world.store.all(Incident)} == {IncidentStatus.RESOLVED}
@@ -268,7 +268,7 @@ def test_a_writer_that_was_faster_is_waited_for(world: World) -> None:
         world.store.items["key", PROJECT, KEY] = key(version=found.version + 1, clusters=4)
 
     world.store.before_commit = resolve
-    assert world.assert_anew() == 3
+    assert world.assert_all_anew() == 3
 
 
 def test_without_it_an_older_lock_still_wins_over_nothing(world: World) -> None:
@@ -296,7 +296,7 @@ def test_a_key_that_broke_since_a_backup_of_unlocks_under_way_is_locked(world: W
     world.passes(5)
     world.restore(backup)
     world.cause = Cause.KEY_DISABLED
-    world.assert_anew()
+    world.assert_all_anew()
     world.passes(6)
     assert world.is_all_locked()
     assert not world.broken
@@ -308,7 +308,7 @@ def test_an_execution_from_before_that_still_waits_holds_nothing_up(world: World
     [incident] = world.store.all(Incident)
     world.executions.running.add(f"{incident.incident_id}-lock-1")
     world.store.put(changed(incident, execution_asked_at=world.clock.now() + timedelta(minutes=30)))
-    world.assert_anew()
+    world.assert_all_anew()
     assert ClusterStatus.LOCKED not in {world.cluster(each).status for each in ("c0", "c1", "c2")}
     world.passes(6)
     assert world.is_all_locked()
@@ -317,7 +317,7 @@ def test_an_execution_from_before_that_still_waits_holds_nothing_up(world: World
 def test_nobody_waits_for_the_answer_to_a_request_from_before(world: World) -> None:
     asked = cluster(cluster_id="c0", status=ClusterStatus.LOCKING, fence=5, task_token="t", receipt="r", respond_by=NOW)
     world.store.put(asked)
-    world.assert_anew()
+    world.assert_all_anew()
     found = world.cluster("c0")
     assert (found.task_token, found.receipt, found.respond_by) == (None, None, None)
     assert world.store.overdue_clusters(world.clock.now()) == []
@@ -336,6 +336,6 @@ def test_an_incident_that_ends_meanwhile_holds_no_cluster(world: World) -> None:
 
     # The key and its incident, then c0 and c1: the incident ends just before the last one is put under it.
     world.after_commits[world.commits + 3] = end_before_the_next
-    world.assert_anew()
+    world.assert_all_anew()
     holding = {world.cluster(each).locked_by_incident_id for each in ("c0", "c1", "c2")}
     assert holding == {world.the_key().open_incident_id}
