@@ -90,8 +90,8 @@ def a_control_plane_answers_and_the_step_that_waits_wakes(scene: Scene) -> None:
     scene.wakes(step)
 
 
-@drill(on(API, TOPICS, "sns:GetTopicAttributes", "sns:SetTopicAttributes"), with_key=True)
-def a_topic_that_a_request_which_died_left_without_the_key_gets_it(scene: Scene) -> None:
+@drill(on(API, TOPICS, "sns:GetTopicAttributes", "sns:SetTopicAttributes"), with_faults=True)
+def a_topic_that_a_request_which_died_left_open_is_closed(scene: Scene) -> None:
     name = scene.name()
     topic = f"arn:aws:sns:{REGION}:{OPERATOR_ACCOUNT}:{STACK_NAME}-project-{name}"
     scene.session.client("sns").create_topic(Name=topic.rpartition(":")[2])
@@ -107,7 +107,8 @@ def a_topic_that_a_request_which_died_left_without_the_key_gets_it(scene: Scene)
     with scene.faults.failing(refusal):
         scene.api.post("projects", body={"project_id": name, "name": name})
     attributes = scene.session.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
-    assert attributes.get("KmsMasterKeyId") == scene.stack_key
+    assert (attributes.get("KmsMasterKeyId") or None) == scene.stack_key
+    assert "OnlyKeyVigilPublishes" in attributes["Policy"]
     scene.api.delete("projects", name)
 
 

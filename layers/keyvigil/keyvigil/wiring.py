@@ -260,7 +260,9 @@ def keep_topics() -> "KeepTopics":
     from keyvigil.use_cases.keep_topics import KeepTopics
 
     # It makes no topics, so it needs neither their prefix nor their tags.
-    topics = SnsTopics("", {}, settings().optional("KMS_KEY_ARN"), settings().text("ALERT_DEAD_LETTERS_ARN"))
+    topics = SnsTopics(
+        "", {}, settings().optional("KMS_KEY_ARN"), settings().text("ALERT_DEAD_LETTERS_ARN"), _publishers()
+    )
     return KeepTopics(store(), topics)
 
 
@@ -411,7 +413,13 @@ def _topics() -> "Topics":
         {"keyvigil:stack": stack},
         settings().optional("KMS_KEY_ARN"),
         settings().text("ALERT_DEAD_LETTERS_ARN"),
+        _publishers(),
     )
+
+
+def _publishers() -> list[str]:
+    """The roles that publish to projects' topics: the relay's, and the API's for test messages."""
+    return settings().text("TOPIC_PUBLISHERS").split(",")
 
 
 @cache
