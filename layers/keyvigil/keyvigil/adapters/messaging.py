@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from keyvigil.adapters.alert_documents import document
 from keyvigil.adapters.aws import config, session
 from keyvigil.adapters.plain_data import lock_request_detail, rfc3339, to_plain
-from keyvigil.domain.alert_words import SUBJECT_LIMIT, mail, subject
+from keyvigil.domain.alert_words import SUBJECT_LIMIT, chat, mail, subject
 from keyvigil.domain.alerts import SCHEMA_VERSION, TEST_TYPE, Alert, AlertStatus, LockRequest, Severity
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.errors import DeliveryError, RefusedError
@@ -21,7 +21,7 @@ from keyvigil.ports import CheckMessage, CheckQueue, FindActorMessage, Notifier,
 if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_sns import SNSClient
-    from mypy_boto3_sns.type_defs import TagTypeDef
+    from mypy_boto3_sns.type_defs import MessageAttributeValueTypeDef, TagTypeDef
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
@@ -56,23 +56,22 @@ class AwsNotifier(Notifier):
 
     @override
     def publish(self, topic_arn: str, alert: Alert) -> None:
-        attributes = {
-            "type": str(alert.type),
-            "severity": str(alert.severity),
-            "status": str(alert.status),
-        }
-        if alert.project_id is not None:
-            attributes["project_id"] = alert.project_id
         try:
             self._sns.publish(
                 TopicArn=topic_arn,
                 Subject=subject(alert),
                 Message=_by_protocol(json.dumps(document(alert)), mail(alert)),
                 MessageStructure="json",
-                MessageAttributes={
-                    name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
-                },
+                MessageAttributes=_attributes(alert),
             )
+        except (ClientError, BotoCoreError) as error:
+            raise _not_delivered("SNS", error) from error
+
+    @override
+    def publish_to_chat(self, topic_arn: str, alert: Alert) -> None:
+        # Without MessageStructure: Amazon Q reads the message itself, and leaves out what is not of its form.
+        try:
+            self._sns.publish(TopicArn=topic_arn, Message=json.dumps(chat(alert)), MessageAttributes=_attributes(alert))
         except (ClientError, BotoCoreError) as error:
             raise _not_delivered("SNS", error) from error
 
@@ -99,6 +98,13 @@ class AwsNotifier(Notifier):
         if answer["FailedEntryCount"]:
             message = f"EventBridge refused the event: {answer['Entries'][0].get('ErrorCode')}"
             raise DeliveryError(message)
+
+
+def _attributes(alert: Alert) -> "dict[str, MessageAttributeValueTypeDef]":
+    attributes = {"type": str(alert.type), "severity": str(alert.severity), "status": str(alert.status)}
+    if alert.project_id is not None:
+        attributes["project_id"] = alert.project_id
+    return {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
 
 
 def _by_protocol(document_of_it: str, words: str) -> str:
@@ -165,7 +171,13 @@ class SnsTopics(Topics):
 
     @override
     def create(self, project_id: str) -> str:
-        name = f"{self._prefix}{project_id}"
+        return self._create(f"{self._prefix}{project_id}")
+
+    @override
+    def create_for_chat(self, project_id: str) -> str:
+        return self._create(f"{self._prefix}{project_id}_chat")
+
+    def _create(self, name: str) -> str:
         tags: list[TagTypeDef] = [{"Key": name, "Value": value} for name, value in self._tags.items()]
         if not self._key:
             return self._sns.create_topic(Name=name, Tags=tags)["TopicArn"]

@@ -59,6 +59,9 @@ class KeepTopics:
 
     def _keep(self, project: Project, kept: KeptTopics) -> None:
         topic_arn = project.alert_topic_arn
+        if project.chat:
+            chat_arn = project.chat_topic_arn
+            self._each(kept, chat_arn, partial(self._topics.keep_encrypted, chat_arn))
         self._each(kept, topic_arn, partial(self._topics.keep_encrypted, topic_arn))
         subscriptions: list[Subscription] = []
         try:
