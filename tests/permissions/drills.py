@@ -489,7 +489,7 @@ def a_webhooks_secret_is_read(scene: Scene) -> None:
     """It cannot sign, so that nobody is called, and the reason shows that it was read."""
     outage = scene.request_under_way(LockSettings())
     name = f"keyvigil/{outage.project_id}/webhook"
-    secret = scene.session.client("secretsmanager").create_secret(Name=name, SecretString="cannot sign")
+    secret = scene.session.client("secretsmanager").create_secret(Name=name, SecretString="whsec_")
     scene.change(
         outage,
         lock=LockSettings(via=LockVia.WEBHOOK, url="https://hooks.example.com/", secret_arn=secret["ARN"]),
