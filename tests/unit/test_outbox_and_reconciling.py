@@ -511,7 +511,7 @@ def test_a_row_that_sns_will_never_take_goes_to_the_bus_and_is_set_aside(world: 
     world.store.put(alert_row())
     refuse(world, refused=True)
     assert [row_id for row_id, _ in world.relay(["r1"]).set_aside] == ["r1"]
-    assert world.row("r1").delivered == (Target.BUS,)
+    assert world.row("r1").delivered == (Target.CHAT, Target.BUS)
     assert world.store.unsent_rows(NOW) == []
 
 
