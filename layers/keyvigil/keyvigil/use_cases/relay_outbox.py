@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from keyvigil.domain.alerts import OutboxRow, Target
+from keyvigil.domain.alerts import OutboxRow, Target, is_of
 from keyvigil.domain.outbox_faults import decide_aside
 from keyvigil.errors import ConflictError, DamagedItemError, DeliveryError, in_short
 from keyvigil.ports import Clock, Notifier, Put, ReceiverCalls, Store, Workflow
@@ -160,7 +160,7 @@ class RelayOutbox:
     def _tell_project(self, row: OutboxRow, target: Target) -> None:
         """One of a project's topics. What has no topic for chat, or is gone, has all that it can get."""
         project = self._store.project(row.project_id) if row.project_id else None
-        if row.alert is None or project is None:
+        if row.alert is None or project is None or not is_of(row, project):
             return
         if target is Target.TOPIC:
             self._notifier.publish(project.alert_topic_arn, row.alert)
