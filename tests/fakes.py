@@ -19,6 +19,7 @@ from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.shut_clusters import SHUT
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
@@ -29,6 +30,7 @@ from keyvigil.ports import (
     Clock,
     DueKey,
     Entity,
+    ExecutionAtWork,
     ExecutionState,
     FindActorMessage,
     FleetCounts,
@@ -388,6 +390,11 @@ class MemoryStore(Store):
         return next(iter(self.all(LockoutTally)), LockoutTally())
 
     @override
+    def shut_clusters(self, before: datetime) -> list[tuple[str, str]]:
+        shut = [each for each in self.all(Cluster) if each.status in SHUT and each.deleted_at is None]
+        return [(each.project_id, each.cluster_id) for each in shut if each.status_changed_at <= before]
+
+    @override
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:
         under_way = {ClusterStatus.LOCKING, ClusterStatus.UNLOCKING}
         return [
@@ -598,6 +605,8 @@ class FakeWorkflow(Workflow):
         self.running: set[str] = set()
         self.not_started: set[str] = set()
         self.completed: list[tuple[str, str]] = []
+        self.projects: dict[str, str | None] = {}
+        self.stopped: list[tuple[str, str]] = []
 
     def _refuse(self) -> None:
         if self.broken:
@@ -617,6 +626,22 @@ class FakeWorkflow(Workflow):
         if name in self.running:
             return ExecutionState.RUNNING
         return ExecutionState.NOT_STARTED if name in self.not_started else ExecutionState.ENDED
+
+    @override
+    def at_work(self) -> list[ExecutionAtWork]:
+        self._refuse()
+        return [ExecutionAtWork(name) for name in sorted(self.running)]
+
+    @override
+    def project_of(self, name: str) -> str | None:
+        self._refuse()
+        return self.projects.get(name, "acme-prod")
+
+    @override
+    def stop(self, name: str, reason: str) -> None:
+        self._refuse()
+        self.running.discard(name)
+        self.stopped.append((name, reason))
 
     @override
     def execution_arn(self, name: str) -> str:

@@ -1102,6 +1102,38 @@ def test_a_cluster_is_not_overdue_any_more_once_it_answered(store: Store) -> Non
     assert store.overdue_clusters(LATER) == []
 
 
+@pytest.mark.parametrize("status", ClusterStatus)
+def test_a_cluster_is_shut_while_it_is_not_in_use_and_nothing_is_under_way(store: Store, status: ClusterStatus) -> None:
+    put(store, cluster(status=status, status_changed_at=NOW))
+
+    not_in_use = status in {"PENDING_KEY", "LOCKED", "LOCK_FAILED", "UNLOCK_FAILED"}
+    assert store.shut_clusters(NOW) == ([("acme-prod", "vectors-prod")] if not_in_use else [])
+    assert store.shut_clusters(NOW - timedelta(milliseconds=1)) == []
+
+
+def test_a_cluster_is_not_shut_any_more_once_it_is_in_use_or_gone(store: Store) -> None:
+    put(store, cluster(status=ClusterStatus.LOCKED), cluster(cluster_id="gone", status=ClusterStatus.LOCKED))
+    store.commit([Put(cluster(version=1))])
+    store.commit([Put(cluster(cluster_id="gone", status=ClusterStatus.LOCKED, version=1, deleted_at=NOW))])
+
+    assert store.shut_clusters(LATER) == []
+
+
+def test_of_a_list_beyond_all_bounds_the_oldest_and_the_newest_are_read(
+    dynamodb_store: DynamoDbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three entries of each end of a shard; what is done makes room for what lies between."""
+    monkeypatch.setattr(adapter, "LISTED", 6 * AGENDA_SHARDS)
+    monkeypatch.setattr(adapter, "_shard", lambda _place: 0)
+    put(dynamodb_store, *(start_row(f"01J{n:02d}", created_at=NOW + timedelta(seconds=n)) for n in range(20)))
+
+    listed = dynamodb_store.unsent_rows(NOW + timedelta(hours=1))
+
+    assert listed == ["01J00", "01J01", "01J02", "01J17", "01J18", "01J19"]
+    monkeypatch.setattr(adapter, "LISTED", 30 * AGENDA_SHARDS)
+    assert len(dynamodb_store.unsent_rows(NOW + timedelta(hours=1))) == 20
+
+
 def test_a_cluster_that_waits_for_no_answer_is_never_overdue(store: Store) -> None:
     put(store, cluster(status=ClusterStatus.LOCKING, respond_by=None))
 

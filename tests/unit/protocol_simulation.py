@@ -42,6 +42,7 @@ from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import AlreadyExistsError, ConflictError, DeliveryError, NotFoundError, RefusedError
 from keyvigil.ports import (
     CheckMessage,
+    ExecutionAtWork,
     ExecutionState,
     OutboxRelay,
     ProbeAnswer,
@@ -239,6 +240,18 @@ class Executions(Workflow):
         if name in self.running:
             return ExecutionState.RUNNING
         return ExecutionState.ENDED if name in self._started else ExecutionState.NOT_STARTED
+
+    @override
+    def at_work(self) -> list[ExecutionAtWork]:
+        return []  # nobody stops an execution in the storm
+
+    @override
+    def project_of(self, name: str) -> str | None:
+        return PROJECT
+
+    @override
+    def stop(self, name: str, reason: str) -> None:
+        self.running.discard(name)
 
     @override
     def execution_arn(self, name: str) -> str:
