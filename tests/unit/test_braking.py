@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import timedelta
+from typing import override
 
 import pytest
 
@@ -41,7 +42,7 @@ class Fleet:
                     project_id=self.project_of(number),
                     key_id=self.key_id(number),
                     region=self.region_of(number),
-                    account_id=f"{number % ACCOUNTS:012}",
+                    account_id=f"{self.account_of(number):012}",
                 ),
                 cluster(
                     project_id=self.project_of(number),
@@ -52,9 +53,11 @@ class Fleet:
             )
         self.canaries_vouch(OREGON, IRELAND)
 
-    @staticmethod
-    def project_of(number: int) -> str:
-        return f"customer-{number % ACCOUNTS}"
+    def account_of(self, number: int) -> int:
+        return number % ACCOUNTS
+
+    def project_of(self, number: int) -> str:
+        return f"customer-{self.account_of(number)}"
 
     @staticmethod
     def region_of(number: int) -> str:
@@ -64,7 +67,7 @@ class Fleet:
         return f"{self.region_of(number)}.{number:036}"
 
     def of_account(self, account: int) -> list[int]:
-        return [number for number in range(KEYS) if number % ACCOUNTS == account]
+        return [number for number in range(KEYS) if self.account_of(number) == account]
 
     def canaries_vouch(self, *regions: str) -> None:
         """Every canary was probed a moment ago; the one of a Region that is not named was denied."""
@@ -113,7 +116,7 @@ class Fleet:
                         cause=cause,
                         opened_at=failed,
                         confirmed_at=failed,
-                        account_id=f"{number % ACCOUNTS:012}",
+                        account_id=f"{self.account_of(number):012}",
                     )
                 )
 
@@ -139,9 +142,22 @@ class Fleet:
         self.braking.release_by_itself(self._view())
 
 
+class FleetWithALargeCustomer(Fleet):
+    """The same forty keys, of which the first twelve are one customer's; the other five share the rest."""
+
+    @override
+    def account_of(self, number: int) -> int:
+        return 0 if number < 12 else 1 + number % (ACCOUNTS - 1)
+
+
 @pytest.fixture
 def fleet() -> Fleet:
     return Fleet()
+
+
+@pytest.fixture
+def large() -> Fleet:
+    return FleetWithALargeCustomer()
 
 
 def request(**fields: str | None) -> BrakeRequest:
@@ -162,16 +178,33 @@ def test_a_region_denied_to_us_holds_that_region_and_no_other(fleet: Fleet) -> N
     assert fleet.lockouts([0]) == {"locks": 1}
 
 
-def test_a_customer_who_disables_twelve_keys_is_locked_out_of_those(fleet: Fleet) -> None:
-    twelve = list(range(12))
-    fleet.breaks(twelve, Cause.KEY_DISABLED)
-    assert fleet.lockouts(twelve) == {"locks": 12}
+def test_a_customer_who_disables_twelve_keys_is_locked_out_of_those(large: Fleet) -> None:
+    his = large.of_account(0)
+    large.breaks(his, Cause.KEY_DISABLED)
+    assert large.lockouts(his) == {"locks": 12}
+    assert not large.braking.engaged()
 
 
-def test_a_customer_who_breaks_his_only_role_is_locked_out(fleet: Fleet) -> None:
-    his = fleet.of_account(1)
-    fleet.breaks(his, Cause.ROLE_NOT_ASSUMABLE)
-    assert fleet.lockouts(his) == {"locks": len(his)}
+def test_a_customer_who_breaks_his_only_role_over_twelve_keys_is_locked_out_although_they_are_most_of_a_region(
+    large: Fleet,
+) -> None:
+    """Twelve of the twenty keys there: more than the brake's quarter, but of one account. The canary is healthy."""
+    his = large.of_account(0)
+    assert len(his) == 12
+    large.breaks(his, Cause.ROLE_NOT_ASSUMABLE)
+    assert large.lockouts(his) == {"locks": 12}
+    assert not large.braking.engaged()
+
+
+def test_a_role_that_has_not_been_broken_for_long_enough_does_not_lock(large: Fleet) -> None:
+    """Ambiguous causes need the slow confirmation: six probes over two minutes."""
+    large.breaks([0], Cause.ROLE_NOT_ASSUMABLE)
+    found = large.store.key("customer-0", large.key_id(0))
+    assert found is not None
+    quick = changed(found.health, failing_since=large.clock.now() - timedelta(seconds=119))
+    large.store.put(changed(found, health=quick))
+    plan = large.decide("customer-0", large.key_id(0), "i0")
+    assert plan.decision.verb is LockoutVerb.WAIT
 
 
 def test_three_customers_denied_at_once_engage_the_brake_and_the_operator_is_told_how_many(fleet: Fleet) -> None:
