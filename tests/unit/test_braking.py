@@ -1,5 +1,6 @@
 """A fleet of 40 keys of 6 accounts in 2 Regions, and what the brake does when many of them turn bad at once."""
 
+import json
 from collections import Counter
 from datetime import timedelta
 from typing import override
@@ -8,27 +9,35 @@ import pytest
 
 from keyvigil.domain.alerts import AlertStatus, AlertType
 from keyvigil.domain.brake import BrakeSettings
+from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.held import HeldFor
-from keyvigil.domain.incidents import Decision, Incident, IncidentStatus, LockoutVerb
+from keyvigil.domain.incidents import Decision, Incident, IncidentStatus, LockoutVerb, Mending
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import AMBIGUOUS_CAUSES, Cause, Outcome
 from keyvigil.use_cases.braking import KEYVIGIL, AskBrake, BrakeRequest, Braking
 from keyvigil.use_cases.decide_incident import DecideIncident
-from keyvigil.use_cases.lock_clusters import DecideLockout
+from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock
+from keyvigil.use_cases.reconcile import Reconcile, ReconcileReport
+from keyvigil.use_cases.record_lock_result import RecordLockResult
+from keyvigil.use_cases.settle_lockout import SettleLockout
+from keyvigil.use_cases.unlock_clusters import SettleRecovery
 from tests.examples import NOW, canary, cluster, incident, key, project, verdict
-from tests.fakes import CountingIds, FakeClock, MemoryStore, changed
+from tests.fakes import CountingIds, FakeClock, FakeRelay, FakeWorkflow, MemoryStore, changed
+from tests.infra.source_template import ROOT
 
 OREGON, IRELAND = "us-west-2", "eu-west-1"
 ACCOUNTS = 6
 KEYS = 40
 MINUTE = timedelta(minutes=1)
+LOCKOUT = ROOT / "statemachines" / "cluster_lockout.asl.json"
 
 
 class Fleet:
     """Forty healthy keys, six customers, a canary that vouches in each Region."""
 
     def __init__(self) -> None:
-        self.store, self.clock, ids = MemoryStore(), FakeClock(NOW), CountingIds()
+        self.store, self.clock, self.ids = MemoryStore(), FakeClock(NOW), CountingIds()
+        ids = self.ids
         ask = AskBrake(self.store, self.clock, BrakeSettings())
         self.decide = DecideLockout(self.store, ask, self.clock, ids, confirmation_probes=3)
         self.braking = Braking(self.store, self.clock, ids)
@@ -134,6 +143,25 @@ class Fleet:
             assert after is not None
             assert after.status is (IncidentStatus.LOCKING if locks else IncidentStatus.HELD)
         return outcomes
+
+    def mend(self) -> ReconcileReport:
+        """The minute's reconciling, which releases the brake itself."""
+        store, clock, ids, workflow = self.store, self.clock, self.ids, FakeWorkflow()
+        settle = SettleLockout(store, clock, ids)
+        record = RecordLockResult(store, workflow, settle, clock, ids)
+        return Reconcile(
+            store,
+            workflow,
+            FakeRelay(),
+            FailOverdueLock(store, record, clock),
+            settle,
+            SettleRecovery(store, clock, ids),
+            clock,
+            ids,
+            ask_brake=self._view,
+            braking=self.braking,
+            confirmation_probes=3,
+        )()
 
     def told(self, kind: AlertType) -> list[str]:
         return [alert.cause.message for alert in self.store.alerts() if alert.type is kind]
@@ -257,6 +285,24 @@ def test_the_brake_releases_itself_when_it_was_quiet_and_what_it_held_locks_afte
     )
     assert engaged.dedup_key == over.dedup_key
     assert over.status is AlertStatus.RESOLVED
+
+
+def test_every_incident_that_a_released_brake_held_is_confirmed_afresh_by_an_execution_of_its_own(fleet: Fleet) -> None:
+    theirs = list(range(20))
+    fleet.breaks(theirs, Cause.ACCESS_DENIED)
+    fleet.lockouts(theirs)
+    fleet.clock.advance(11 * 60)
+    fleet.canaries_vouch(OREGON, IRELAND)
+    fleet.breaks(theirs, Cause.ACCESS_DENIED)
+    fleet.clock.advance(2)
+    fleet.canaries_vouch(OREGON, IRELAND)
+    report = fleet.mend()
+    assert report.errors == []
+    assert report.brakes_released == 1
+    assert Counter(mending for _, mending, _ in report.mended) == {Mending.START_LOCKOUT: 20}
+    assert {start.name for start in fleet.store.starts()} == {f"i{number}-lock-1" for number in theirs}
+    assert all(cluster.status is ClusterStatus.ACTIVE for cluster in fleet.store.all(Cluster))
+    assert json.loads(LOCKOUT.read_text())["States"]["BeginConfirmation"]["Next"] == "ConfirmOutage"
 
 
 def test_a_key_that_joins_later_keeps_the_brake_engaged(fleet: Fleet) -> None:
