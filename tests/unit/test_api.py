@@ -500,7 +500,7 @@ ROUTES = [
         f"{P}/incidents/01JINCIDENT/timeline",
         200,
         PAGE_FIELDS,
-        item_fields={"at", "what", "detail"},
+        item_fields={"at", "seconds", "what", "detail"},
     ),
     Route(
         "POST",
