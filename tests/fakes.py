@@ -563,6 +563,7 @@ class FakeNotifier(Notifier):
         self.unreachable = False
         self.on_delivery: Callable[[str], None] = lambda _target: None
         self.published: list[tuple[str, Alert]] = []
+        self.chat: list[tuple[str, Alert]] = []
         self.bus: list[Alert] = []
         self.requests: list[LockRequest] = []
 
@@ -576,6 +577,11 @@ class FakeNotifier(Notifier):
     def publish(self, topic_arn: str, alert: Alert) -> None:
         self._refuse("topic")
         self.published.append((topic_arn, checked(alert)))
+
+    @override
+    def publish_to_chat(self, topic_arn: str, alert: Alert) -> None:
+        self._refuse("chat")
+        self.chat.append((topic_arn, alert))
 
     @override
     def put_alert(self, alert: Alert) -> None:
@@ -715,6 +721,12 @@ class FakeTopics(Topics):
     @override
     def create(self, project_id: str) -> str:
         arn = f"arn:aws:sns:us-west-2:111111111111:keyvigil-project-{project_id}"
+        self.topics.add(arn)
+        return arn
+
+    @override
+    def create_for_chat(self, project_id: str) -> str:
+        arn = f"{self.create(project_id)}_chat"
         self.topics.add(arn)
         return arn
 

@@ -441,6 +441,7 @@ FULL: list[Entity] = [
         approval=Approval.MANUAL,
         grace_minutes=1440,
         keys=20,
+        chat=True,
         deleting=True,
     ),
     full_key(),

@@ -20,7 +20,7 @@ from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
 from keyvigil.adapters.topic_policies import topic_policy
 from keyvigil.api.requests import Subscribe
-from keyvigil.domain.alert_words import mail
+from keyvigil.domain.alert_words import chat, mail
 from keyvigil.domain.alerts import Alert, AlertType, LockRequest, Severity, WorkflowStart, make_alert
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster, WorkflowKind
@@ -208,6 +208,23 @@ def test_an_alert_is_json_field_by_field_as_in_the_contract(aws: Stubs, notifier
     }
 
 
+def test_a_chat_channel_gets_its_own_form_and_the_same_attributes_to_filter_by(
+    aws: Stubs, notifier: AwsNotifier
+) -> None:
+    attributes = published(aws, notifier, alert())["MessageAttributes"]
+    expected = {"TopicArn": TOPIC_ARN, "Message": json.dumps(chat(alert())), "MessageAttributes": attributes}
+    aws.sns.add_response("publish", {"MessageId": "1"}, expected)
+
+    notifier.publish_to_chat(TOPIC_ARN, alert())
+
+
+def test_an_alert_that_sns_does_not_take_for_chat_is_not_delivered(aws: Stubs, notifier: AwsNotifier) -> None:
+    aws.sns.add_client_error("publish", "Throttled")
+
+    with pytest.raises(DeliveryError, match="Throttled"):
+        notifier.publish_to_chat(TOPIC_ARN, alert())
+
+
 def test_an_email_subscriber_gets_plain_words_and_no_json(aws: Stubs, notifier: AwsNotifier) -> None:
     text = json.loads(published(aws, notifier, alert())["Message"])["email"]
 
@@ -349,6 +366,16 @@ def subscription(**fields: Any) -> Subscription:
         created_at=NOW,
     )
     return changed(example, **fields)
+
+
+def test_a_topic_for_chat_bears_a_name_that_no_project_can_have(aws: Stubs, topics: SnsTopics) -> None:
+    expected = {
+        "Name": "keyvigil-project-acme-prod_chat",
+        "Tags": [{"Key": "keyvigil:stack", "Value": "keyvigil"}],
+    }
+    aws.sns.add_response("create_topic", {"TopicArn": f"{TOPIC_ARN}_chat"}, expected)
+
+    assert topics.create_for_chat("acme-prod") == f"{TOPIC_ARN}_chat"
 
 
 def test_a_projects_topic_has_the_prefix_that_iam_allows_and_the_stacks_tag(aws: Stubs, topics: SnsTopics) -> None:

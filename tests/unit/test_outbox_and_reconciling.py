@@ -146,12 +146,46 @@ def test_a_target_that_fails_is_retried_by_itself(world: World) -> None:
     result = world.relay(["r1"])
     assert result.sent == 0
     assert [(row_id, target) for row_id, target, _ in result.failures] == [("r1", Target.TOPIC)]
-    assert world.row("r1").delivered == (Target.BUS,)
+    assert world.row("r1").delivered == (Target.CHAT, Target.BUS)
     assert world.row("r1").sent_at is None
     world.notifier.broken = set()
     assert world.relay(["r1"]).sent == 1
     assert len(world.notifier.published) == 1
     assert len(world.notifier.bus) == 1
+
+
+def test_a_project_that_asked_for_it_has_its_alerts_in_its_chat_channel_too(world: World) -> None:
+    world.store.put(project(chat=True, version=1), alert_row())
+    assert world.relay(["r1"]).sent == 1
+    ((topic, told),) = world.notifier.chat
+    assert topic == f"{project().alert_topic_arn}_chat"
+    assert [told] == world.notifier.bus
+
+
+def test_what_chat_does_not_take_is_sent_to_it_again_and_to_nobody_else(world: World) -> None:
+    world.store.put(project(chat=True, version=1), alert_row())
+    world.notifier.broken = {"chat"}
+    assert [target for _, target, _ in world.relay(["r1"]).failures] == [Target.CHAT]
+    world.notifier.broken = set()
+    assert world.relay(["r1"]).sent == 1
+    assert [len(each) for each in (world.notifier.published, world.notifier.chat, world.notifier.bus)] == [1, 1, 1]
+
+
+def test_a_project_without_a_chat_channel_and_the_operator_get_nothing_there(world: World) -> None:
+    for_operator = changed(alert_row("r2"), for_operator=True)
+    world.store.put(alert_row(), for_operator)
+    assert world.relay(["r1", "r2"]).sent == 2
+    assert world.notifier.chat == []
+    assert Target.CHAT not in for_operator.missing
+
+
+def test_what_was_sent_before_there_were_chat_channels_is_not_sent_to_one_now(world: World) -> None:
+    world.store.put(
+        project(chat=True, version=1),
+        changed(alert_row(), delivered=(Target.TOPIC, Target.BUS), sent_at=NOW),
+    )
+    world.relay(["r1"])
+    assert world.notifier.chat == []
 
 
 def test_one_row_that_fails_does_not_hold_up_the_others(world: World) -> None:
@@ -477,7 +511,7 @@ def test_a_row_that_sns_will_never_take_goes_to_the_bus_and_is_set_aside(world: 
     world.store.put(alert_row())
     refuse(world, refused=True)
     assert [row_id for row_id, _ in world.relay(["r1"]).set_aside] == ["r1"]
-    assert world.row("r1").delivered == (Target.BUS,)
+    assert world.row("r1").delivered == (Target.CHAT, Target.BUS)
     assert world.store.unsent_rows(NOW) == []
 
 

@@ -33,7 +33,7 @@ from keyvigil.errors import (
     NotFoundError,
     RefusedError,
 )
-from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, ValidationAnswer
+from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, Remove, ValidationAnswer
 from keyvigil.use_cases.registry import Clusters, KeyRequest, Keys, NewCluster, NewProject, Projects, Subscriptions
 from tests.examples import (
     EXTERNAL_ID,
@@ -265,6 +265,55 @@ def test_a_shorter_interval_holds_from_now_on_and_a_longer_one_from_the_next_pro
     registry.projects.update("acme-prod", {"check_interval_minutes": 60})
     (unmoved,) = registry.store.keys("acme-prod", 10, None).items
     assert unmoved.due_at == sooner.due_at
+
+
+def test_a_topic_for_chat_is_made_when_it_is_asked_for_and_goes_when_it_is_not_wanted_any_more() -> None:
+    registry = Registry()
+    plain = registry.projects.create(NEW_PROJECT)
+    chatty = registry.projects.create(changed(NEW_PROJECT, project_id="chatty", chat=True))
+    assert registry.topics.topics == {plain.alert_topic_arn, chatty.alert_topic_arn, chatty.chat_topic_arn}
+
+    on = registry.projects.update("acme-prod", {"chat": True})
+    assert on.chat
+    assert on.chat_topic_arn in registry.topics.topics
+    registry.projects.update("acme-prod", {"name": "Another"})
+    assert on.chat_topic_arn in registry.topics.topics, "a change of something else leaves it"
+    off = registry.projects.update("acme-prod", {"chat": False})
+    assert not off.chat
+    assert on.chat_topic_arn not in registry.topics.topics
+
+    registry.projects.delete("chatty")
+    assert registry.topics.topics == {plain.alert_topic_arn}
+
+
+def test_a_topic_for_chat_is_no_other_projects_topic() -> None:
+    registry = Registry()
+    one = registry.projects.create(changed(NEW_PROJECT, project_id="acme", chat=True))
+    other = registry.projects.create(changed(NEW_PROJECT, project_id="acme-chat"))
+    assert one.chat_topic_arn != other.alert_topic_arn
+
+
+def test_asking_again_removes_a_topic_for_chat_that_was_left_when_the_first_request_died(registry: Registry) -> None:
+    on = registry.projects.update("acme-prod", {"chat": True})
+    registry.store.put(changed(registry.projects.get("acme-prod"), chat=False))
+    registry.projects.update("acme-prod", {"chat": False})
+    assert on.chat_topic_arn not in registry.topics.topics
+
+
+def test_no_topic_for_chat_is_left_by_a_project_that_goes_while_it_is_changed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = registry.topics.create_for_chat
+
+    def meanwhile(project_id: str) -> str:
+        arn = made(project_id)
+        registry.store.commit([Remove(registry.projects.get(project_id))])
+        return arn
+
+    monkeypatch.setattr(registry.topics, "create_for_chat", meanwhile)
+    with pytest.raises(NotFoundError):
+        registry.projects.update("acme-prod", {"chat": True})
+    assert not [arn for arn in registry.topics.topics if arn.endswith("_chat")]
 
 
 def test_deleting_a_project_removes_its_topic_and_its_subscriptions(registry: Registry) -> None:

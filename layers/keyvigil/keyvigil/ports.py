@@ -438,6 +438,9 @@ class Notifier(Protocol):
     def publish(self, topic_arn: str, alert: Alert) -> None:
         """Publish an alert to a project's topic."""
 
+    def publish_to_chat(self, topic_arn: str, alert: Alert) -> None:
+        """Publish an alert to a project's topic for chat channels, in the form that those take."""
+
     def put_alert(self, alert: Alert) -> None:
         """Put an alert on the alert bus."""
 
@@ -547,6 +550,9 @@ class Workflow(Protocol):
 
 class Topics(Protocol):
     """SNS topics, one for each project."""
+
+    def create_for_chat(self, project_id: str) -> str:
+        """Make the project's topic for chat channels as `create` makes its topic; return its ARN."""
 
     def create(self, project_id: str) -> str:
         """Make the project's topic, or find it, under the stack's key if there is one and closed; return its ARN."""

@@ -102,6 +102,7 @@ class NewProject:
     check_interval_minutes: int
     grace_minutes: int
     probe_plan: str
+    chat: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ _DECIDES_LOCKOUTS = ("enforcement", "approval", "grace_minutes")
 
 
 class Projects:
-    """Makes, changes and removes projects, each with its topic."""
+    """Makes, changes and removes projects, each with its topic, and one for chat channels if that is asked for."""
 
     def __init__(self, store: Store, topics: Topics, clock: Clock, ids: Ids) -> None:
         """Keep the ports."""
@@ -163,7 +164,10 @@ class Projects:
             external_id=self._ids.external_id(),
             alert_topic_arn=self._topics.create(new.project_id),
             created_at=self._clock.now(),
+            chat=new.chat,
         )
+        if new.chat:
+            self._topics.create_for_chat(new.project_id)
         try:
             self._store.commit([Put(project)])
         except ConflictError as error:
@@ -175,7 +179,13 @@ class Projects:
         """Change what may be changed. The reconciler makes open incidents follow within a minute.
 
         What decides about lockouts stands in the timelines of the project's open incidents too, with who changed it.
+        A topic for chat channels is made before the project says that it is there, and goes after it says that it
+        is not: what dies in between is mended by asking again.
         """
+        made = None
+        if changes.get("chat"):
+            self.get(project_id)
+            made = self._topics.create_for_chat(project_id)
 
         def change() -> tuple[Project, int]:
             project = self.get(project_id)
@@ -183,7 +193,14 @@ class Projects:
             self._store.commit([Put(after), *self._told_to_incidents(project, after, by)])
             return after, project.check_interval_minutes
 
-        project, interval_before = until_committed(change)
+        try:
+            project, interval_before = until_committed(change)
+        except NotFoundError:
+            if made is not None:
+                self._topics.delete(made)
+            raise
+        if changes.get("chat") is False:
+            self._topics.delete(project.chat_topic_arn)
         if project.check_interval_minutes < interval_before:
             for key in every(lambda limit, token: self._store.keys(project_id, limit, token)):
                 until_committed(self._make_due_sooner, project, key.key_id)
@@ -218,7 +235,7 @@ class Projects:
             self._store.commit([Put(replace(key, due_at=due))])
 
     def delete(self, project_id: str) -> None:
-        """Remove an empty project and its topic.
+        """Remove an empty project and its topics.
 
         The project is marked first, so that nothing can be added while its topic goes, and a removal that
         died half-way can be repeated.
@@ -249,6 +266,7 @@ class Projects:
 
         project = until_committed(mark)
         self._topics.delete(project.alert_topic_arn)
+        self._topics.delete(project.chat_topic_arn)
         for subscription in list(every(lambda limit, token: self._store.subscriptions(project_id, limit, token))):
             self._store.commit([Remove(subscription)])
         self._store.commit([Remove(project)])

@@ -142,10 +142,8 @@ class RelayOutbox:
 
     def _deliver(self, row: OutboxRow, target: Target) -> None:
         match target:
-            case Target.TOPIC:
-                project = self._store.project(row.project_id) if row.project_id else None
-                if row.alert is not None and project is not None and is_of(row, project):
-                    self._notifier.publish(project.alert_topic_arn, row.alert)
+            case Target.TOPIC | Target.CHAT:
+                self._tell_project(row, target)
             case Target.OPERATOR:
                 if row.alert is not None:
                     self._notifier.publish(self._operator_topic_arn, row.alert)
@@ -158,6 +156,16 @@ class RelayOutbox:
                 self._have_called(row)
             case _:
                 assert_never(target)
+
+    def _tell_project(self, row: OutboxRow, target: Target) -> None:
+        """One of a project's topics. What has no topic for chat, or is gone, has all that it can get."""
+        project = self._store.project(row.project_id) if row.project_id else None
+        if row.alert is None or project is None or not is_of(row, project):
+            return
+        if target is Target.TOPIC:
+            self._notifier.publish(project.alert_topic_arn, row.alert)
+        elif project.chat:
+            self._notifier.publish_to_chat(project.chat_topic_arn, row.alert)
 
     def _put_on_bus(self, row: OutboxRow) -> None:
         if row.alert is not None:
