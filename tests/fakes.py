@@ -189,6 +189,9 @@ class MemoryStore(Store):
         if version != write.entity.version:
             message = f"{place(write.entity)} is at version {version}, not {write.entity.version}"
             raise ConflictError(message)
+        if isinstance(write, Remove) and isinstance(found, Cluster) and found.fence > 0:
+            message = "the fence would be forgotten"
+            raise ConflictError(message)
         lower = isinstance(write, Put) and isinstance(found, Cluster) and isinstance(write.entity, Cluster)
         if lower and cast("Cluster", write.entity).fence < cast("Cluster", found).fence:
             message = "the fence is below the highest seen"

@@ -1,6 +1,7 @@
 """One contract, two stores: what the use cases' tests rely on in memory must hold on DynamoDB too."""
 
 import base64
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -552,14 +553,18 @@ def test_any_text_and_any_moment_survives(store: Store) -> None:
         timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45)), timezone(-timedelta(hours=8))]),
     ).map(lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000))
 
+    numbers = itertools.count()
+
     @hypothesis_settings(max_examples=40, deadline=None)
     @given(name=st.text(), detail=st.none() | st.text(), at=moments, fence=st.integers(0, 2**63 - 1))
     def holds(name: str, detail: str | None, at: datetime, fence: int) -> None:
-        written = cluster(name=name, detail=detail, created_at=at, respond_by=at, fence=fence)
-        put(store, written)
-        found = store.cluster("acme-prod", "vectors-prod")
-        assert found == changed(written, version=1)
-        store.commit([Remove(found)])
+        # A cluster with a fence is never removed, so each has an id of its own.
+        cluster_id = f"c{next(numbers)}"
+        put(store, cluster(cluster_id=cluster_id, name=name, detail=detail, created_at=at, respond_by=at, fence=fence))
+        found = store.cluster("acme-prod", cluster_id)
+        assert found == cluster(
+            cluster_id=cluster_id, name=name, detail=detail, created_at=at, respond_by=at, fence=fence, version=1
+        )
 
     holds()
 
@@ -660,6 +665,16 @@ def test_the_same_fence_or_a_higher_one_is_taken(store: Store, fence: int) -> No
     store.commit([Put(cluster(version=1, fence=fence, name="New"))])
 
     assert store.cluster("acme-prod", "vectors-prod") == cluster(fence=fence, name="New", version=2)
+
+
+@pytest.mark.parametrize("others", [[], [Put(entry())]], ids=["alone", "in a transaction"])
+def test_a_cluster_with_a_fence_cannot_be_forgotten(store: Store, others: list[Put]) -> None:
+    put(store, cluster(cluster_id="asked", fence=100), cluster(cluster_id="never-asked", fence=0))
+    with pytest.raises(ConflictError):
+        store.commit([Remove(cluster(cluster_id="asked", fence=100, version=1)), *others])
+    assert store.cluster("acme-prod", "asked") is not None
+    store.commit([Remove(cluster(cluster_id="never-asked", version=1)), *others])
+    assert store.cluster("acme-prod", "never-asked") is None
 
 
 def test_a_fence_is_compared_as_a_number(store: Store) -> None:

@@ -746,7 +746,8 @@ def test_a_clusters_name_kind_and_lock_can_be_changed(api: Api) -> None:
     shown = api.ask("PATCH", f"{P}/clusters/vectors-prod", change).json
 
     assert {name: shown[name] for name in change} == change
-    assert (shown["fence"], shown["status"]) == (7, "ACTIVE")
+    assert shown["status"] == "ACTIVE"
+    assert shown["fence"] > 7
 
 
 def test_who_locked_a_cluster_must_unlock_it_so_its_lock_cannot_be_changed_meanwhile(api: Api) -> None:

@@ -6,9 +6,9 @@ from typing import override
 
 import pytest
 
-from keyvigil.domain.alerts import AlertType, OutboxRow, Target, WorkflowStart, make_alert
+from keyvigil.domain.alerts import AlertType, OutboxRow, Target, WorkflowStart, lock_request, make_alert
 from keyvigil.domain.brake import BrakeSettings
-from keyvigil.domain.clusters import ClusterStatus
+from keyvigil.domain.clusters import Cluster, ClusterStatus, LockAction, request
 from keyvigil.domain.incidents import Incident, IncidentStatus, Mending, WorkflowKind
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import Cause
@@ -119,6 +119,28 @@ def test_an_alert_goes_to_its_own_project_s_topic_and_to_the_bus(world: World) -
     assert topic == project().alert_topic_arn
     assert world.notifier.bus == [alert]
     assert world.row("r1").sent_at == NOW
+
+
+def test_a_lock_request_that_is_answered_superseded_or_of_a_deleted_cluster_is_not_put_on_the_bus(world: World) -> None:
+    """However late its row is relayed, and also from a backup of the table."""
+    asked = request(cluster(), LockAction.LOCK, incident_id=INCIDENT, task_token="t", now=NOW)
+    row = OutboxRow(row_id="l1", project_id="acme-prod", created_at=NOW, lock_request=lock_request(asked))
+    over: tuple[Cluster | None, ...] = (
+        changed(asked, fence=asked.fence + 1),
+        changed(asked, status=ClusterStatus.LOCKED),
+        changed(asked, status=ClusterStatus.LOCK_FAILED),
+        None,
+    )
+    for now in over:
+        world.store.put(row)
+        world.store.items.pop(("cluster", "acme-prod", "vectors-prod"), None)
+        if now is not None:
+            world.store.put(now)
+        assert world.relay(["l1"]).sent == 1
+    assert world.notifier.requests == []
+    world.store.put(row, asked)
+    assert world.relay(["l1"]).sent == 1
+    assert world.notifier.requests == [row.lock_request]
 
 
 @pytest.mark.parametrize("project_id", ["acme-prod", None])

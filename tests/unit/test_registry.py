@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keyvigil.domain.clusters import ClusterKind, ClusterStatus, LockSettings, LockVia
+from keyvigil.domain.clusters import Answer, ClusterKind, ClusterStatus, LockResult, LockSettings, LockVia, take_answer
 from keyvigil.domain.incidents import IncidentStatus, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer, pointers_to
 from keyvigil.domain.keys import (
@@ -907,6 +907,27 @@ def test_only_a_cluster_that_is_not_locked_can_be_deleted(watching: Registry, ca
         assert (refused.value.status, refused.value.title) == (409, "Cluster is locked")
         assert refused.value.in_the_way == ("incident 01JINCIDENT",)
         assert watching.key().clusters == 2
+
+
+def test_a_changed_lock_has_a_fence_of_its_own_so_that_the_receiver_before_has_no_say(watching: Registry) -> None:
+    failed = cluster(status=ClusterStatus.LOCK_FAILED, fence=77, receipt="r", locked_by_incident_id="i")
+    watching.store.put(failed)
+
+    named = watching.clusters.update("acme-prod", "vectors-prod", {"name": "New"})
+    changed_to = watching.clusters.update(
+        "acme-prod", "vectors-prod", {"lock": LockSettings(via=LockVia.EVENT, timeout_seconds=60)}
+    )
+
+    assert named.fence == 77
+    assert (changed_to.fence, changed_to.receipt) == (int(NOW.timestamp() * 1000), None)
+    late = take_answer(changed_to, fence=77, result=LockResult.LOCKED, detail=None, now=NOW)
+    assert (late.answer, late.cluster.status) == (Answer.STALE, ClusterStatus.LOCK_FAILED)
+
+
+def test_a_changed_lock_of_a_cluster_that_was_never_asked_for_anything_gives_it_no_fence(watching: Registry) -> None:
+    watching.store.put(cluster())
+    lock = LockSettings(via=LockVia.EVENT, timeout_seconds=60)
+    assert watching.clusters.update("acme-prod", "vectors-prod", {"lock": lock}).fence == 0
 
 
 def test_a_fence_survives_deletion_and_registration_under_another_key(watching: Registry) -> None:

@@ -336,9 +336,9 @@ class DynamoDbStore(Store):
         if entity.version == 0:
             return self._item.pk.does_not_exist()
         condition: Condition = self._item.version == entity.version
-        if written and isinstance(entity, Cluster):
-            # Invariant 2: the table itself refuses a fence below the highest seen.
-            condition &= self._item.fence <= entity.fence
+        if isinstance(entity, Cluster):
+            # Invariant 2: the table itself refuses a fence below the highest seen, and to forget one.
+            condition &= self._item.fence <= entity.fence if written else self._item.fence == 0
         return condition
 
     def _to_item(self, entity: Entity) -> Item:

@@ -15,7 +15,7 @@ from keyvigil.domain.arns import (
 )
 from keyvigil.domain.aws_commands import trust_again
 from keyvigil.domain.backups import BACKUPS_NAMED
-from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings
+from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, next_fence
 from keyvigil.domain.endpoints import endpoint_problem
 from keyvigil.domain.key_events import pointers_to
 from keyvigil.domain.keys import (
@@ -849,6 +849,9 @@ class Clusters:
                     "when it is ACTIVE again, or if locking or unlocking it failed.",
                 )
             after = replace(cluster, **{name: value for name, value in changes.items() if name != "key_id"})
+            if after.lock != cluster.lock and cluster.fence > 0:
+                # What the receiver before may still answer, or be called for, is no word of the one now.
+                after = replace(after, fence=next_fence(cluster.fence, self._clock.now()), receipt=None)
             self._store.commit([Put(after)])
             return after
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from keyvigil.domain.alerts import OutboxRow, Target, is_of
+from keyvigil.domain.alerts import LockRequest, OutboxRow, Target, is_of
+from keyvigil.domain.clusters import UNDER_WAY
 from keyvigil.domain.outbox_faults import decide_aside
 from keyvigil.errors import ConflictError, DamagedItemError, DeliveryError, in_short
 from keyvigil.ports import Clock, Notifier, Put, ReceiverCalls, Store, Workflow
@@ -170,8 +171,13 @@ class RelayOutbox:
     def _put_on_bus(self, row: OutboxRow) -> None:
         if row.alert is not None:
             self._notifier.put_alert(row.alert)
-        if row.lock_request is not None:
+        if row.lock_request is not None and self._is_under_way(row.lock_request):
             self._notifier.put_lock_request(row.lock_request)
+
+    def _is_under_way(self, asked: LockRequest) -> bool:
+        """Whether a request is still wanted: a row may be late by hours, or come from a backup of the table."""
+        cluster = self._store.cluster(asked.project_id, asked.cluster_id)
+        return cluster is not None and cluster.fence == asked.fence and cluster.status in UNDER_WAY
 
     def _have_called(self, row: OutboxRow) -> None:
         if row.lock_request is not None:
