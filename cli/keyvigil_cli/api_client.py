@@ -1,10 +1,12 @@
 """A client for KeyVigil's HTTP API: signs each request with SigV4, raises the API's own problem reports."""
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from botocore.auth import SigV4Auth
@@ -29,6 +31,9 @@ _RETRY_GET = urllib3.Retry(
     allowed_methods=frozenset({"GET"}),
 )
 _PROBLEM = "application/problem+json"
+# API Gateway refuses with 429 before anything is carried out, so every method may be tried again.
+_PAUSES_AFTER_429 = (0.5, 1.0, 2.0)  # seconds
+_LONGEST_PAUSE = 10.0  # seconds
 
 
 class ApiUnreachableError(CliError):
@@ -42,9 +47,18 @@ class NoSuchPathError(CliError):
 class ApiProblemError(CliError):
     """The API refused or failed: its problem report (RFC 9457), or what it said instead of one."""
 
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        status: int,
+        problem: Mapping[str, Any],
+        *,
+        written_by_keyvigil: bool = True,
+        retry_after_seconds: int | None = None,
+    ) -> None:
         """Keep the whole report; the common members are attributes too."""
         self.status = status
+        self.written_by_keyvigil = written_by_keyvigil
+        self.retry_after_seconds = retry_after_seconds
         self.problem = dict(problem)
         self.type: str = problem.get("type", "about:blank")
         self.title: str = problem.get("title") or _phrase(status)
@@ -55,18 +69,20 @@ class ApiProblemError(CliError):
         super().__init__(self._words())
 
     @classmethod
-    def of(cls, status: int, content_type: str, body: bytes) -> Self:
+    def of(cls, status: int, content_type: str, body: bytes, retry_after: str = "") -> Self:
         """Read a failed answer, whether KeyVigil wrote it or API Gateway, which knows no problem reports."""
+        after = int(retry_after) if retry_after.isdecimal() else None
         text = body.decode("utf-8", errors="replace")
         try:
             content = json.loads(text)
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            return cls(status, {"detail": text[:500]})
+            return cls(status, {"detail": text[:500]}, written_by_keyvigil=False, retry_after_seconds=after)
         if content_type.partition(";")[0].strip().lower() == _PROBLEM or "title" in content:
-            return cls(status, content)
-        return cls(status, {"detail": str(content.get("message") or content.get("Message") or text[:500])})
+            return cls(status, content, retry_after_seconds=after)
+        detail = str(content.get("message") or content.get("Message") or text[:500])
+        return cls(status, {"detail": detail}, written_by_keyvigil=False, retry_after_seconds=after)
 
     def _words(self) -> str:
         words = [f"{self.status} {self.title}"]
@@ -75,7 +91,7 @@ class ApiProblemError(CliError):
         words.extend(f"{error.get('field', '?')}: {error.get('message', '?')}" for error in self.errors)
         if self.remediation:
             words.append(str(self.remediation.get("summary", "")))
-        return "; ".join(word for word in words if word)
+        return "; ".join(str(word) for word in words if word)
 
 
 def _phrase(status: int) -> str:
@@ -101,7 +117,8 @@ class ApiClient:
         self._url = url.rstrip("/")
         self._region = region
         self._credentials = credentials
-        self._http = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
+        self._http = _connections(self._url)
+        self._sleep: Callable[[float], None] = time.sleep
 
     def get(self, *segments: str, **query: str) -> JsonObject:
         """GET one thing, or one page of a list; tried again when no connection was had."""
@@ -150,22 +167,16 @@ class ApiClient:
         sent = {"Accept": f"application/json, {_PROBLEM}", **(headers or {})}
         if content is not None:
             sent["Content-Type"] = "application/json"
-        request = AWSRequest(method=method, url=url, data=content, headers=sent)
-        SigV4Auth(self._credentials.get_frozen_credentials(), "execute-api", self._region).add_auth(request)
-        try:
-            response = self._http.request(
-                method,
-                url,
-                body=content,
-                headers=dict(request.headers.items()),
-                retries=_RETRY_GET if method == "GET" else False,
-                redirect=False,
-            )
-        except urllib3.exceptions.HTTPError as error:
-            message = f"no answer from {method} {url}: {error}"
-            raise ApiUnreachableError(message) from error
+        response = self._send(method, url, content, sent)
+        for pause in _PAUSES_AFTER_429:
+            if response.status != HTTPStatus.TOO_MANY_REQUESTS:
+                break
+            asked = response.headers.get("Retry-After", "")
+            self._sleep(min(float(asked) if asked.isdecimal() else pause, _LONGEST_PAUSE))
+            response = self._send(method, url, content, sent)
         if response.status >= HTTPStatus.BAD_REQUEST:
-            raise ApiProblemError.of(response.status, response.headers.get("Content-Type", ""), response.data)
+            kind, after = response.headers.get("Content-Type", ""), response.headers.get("Retry-After", "")
+            raise ApiProblemError.of(response.status, kind, response.data, after)
         if not response.data:
             return {}
         try:
@@ -177,3 +188,30 @@ class ApiClient:
             message = f"{method} {url} answered with a JSON {type(answer).__name__} where an object was expected"
             raise ApiUnreachableError(message)
         return answer
+
+    def _send(
+        self, method: str, url: str, content: bytes | None, headers: Mapping[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        request = AWSRequest(method=method, url=url, data=content, headers=dict(headers))
+        SigV4Auth(self._credentials.get_frozen_credentials(), "execute-api", self._region).add_auth(request)
+        try:
+            return self._http.request(
+                method,
+                url,
+                body=content,
+                headers=dict(request.headers.items()),
+                retries=_RETRY_GET if method == "GET" else False,
+                redirect=False,
+            )
+        except urllib3.exceptions.HTTPError as error:
+            message = f"no answer from {method} {url}: {error}"
+            raise ApiUnreachableError(message) from error
+
+
+def _connections(url: str) -> urllib3.PoolManager:
+    """Go through the proxy that HTTPS_PROXY names, as the AWS SDK does; plain HTTP never leaves this machine."""
+    address = urlsplit(url)
+    proxy = getproxies().get("https") if address.scheme == "https" else None
+    if proxy and not proxy_bypass(address.hostname or ""):
+        return urllib3.ProxyManager(proxy, timeout=_TIMEOUT, retries=False)
+    return urllib3.PoolManager(timeout=_TIMEOUT, retries=False)

@@ -1,6 +1,7 @@
 """The operator's account as the caller's AWS settings lead to it: on AWS, or on a local cloud (AWS_ENDPOINT_URL)."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import boto3
@@ -11,7 +12,10 @@ from keyvigil_cli.errors import CliError
 from keyvigil_cli.uninstall import Account, Deletion, Leftover, Stack
 
 if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_cloudformation.type_defs import StackTypeDef
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_sns import SNSClient
 
 FUNCTIONS = (
     "call-receiver",
@@ -42,6 +46,11 @@ _GOING = ("DELETE_IN_PROGRESS", "DELETE_FAILED", "ROLLBACK_COMPLETE")
 class NotConfiguredError(CliError):
     """The caller's AWS settings lack something."""
 
+    def __init__(self, message: str, *next_steps: str) -> None:
+        """Say what is lacking, and what to do about it."""
+        super().__init__(message)
+        self.next_steps = next_steps
+
 
 class AwsAccount(Account):
     """A stack's account and Region, with the caller's credentials."""
@@ -59,14 +68,37 @@ class AwsAccount(Account):
         region = cast("str | None", session.region_name)
         credentials = session.get_credentials()
         if region is None or credentials is None:
-            message = f"your AWS settings name no {'Region' if region is None else 'credentials'}"
-            raise NotConfiguredError(message)
+            if region is None:
+                raise NotConfiguredError(
+                    "your AWS settings name no Region",
+                    "Give the one that KeyVigil is deployed in: `--region us-west-2`.",
+                )
+            raise NotConfiguredError(
+                "your AWS settings name no credentials",
+                "Give some: `--profile NAME`, AWS_PROFILE, `aws sso login` or `aws configure`.",
+            )
         self._region, self._credentials = region, credentials
-        self._stacks = session.client("cloudformation")
-        self._topics = session.client("sns")
-        self._functions = session.client("lambda")
-        self._logs: Any = session.client("logs")
-        self._buckets: Any = session.client("s3")
+
+    # Each client reads its service's model, which takes a person's while; most callers need one of them.
+    @cached_property
+    def _stacks(self) -> "CloudFormationClient":
+        return self._session.client("cloudformation")
+
+    @cached_property
+    def _topics(self) -> "SNSClient":
+        return self._session.client("sns")
+
+    @cached_property
+    def _functions(self) -> "LambdaClient":
+        return self._session.client("lambda")
+
+    @cached_property
+    def _logs(self) -> Any:
+        return self._session.client("logs")
+
+    @cached_property
+    def _buckets(self) -> Any:
+        return self._session.client("s3")
 
     def stack(self) -> Stack | None:
         """Find the stack, and its API by its outputs."""
@@ -83,12 +115,17 @@ class AwsAccount(Account):
         """
         found = self._find()
         if found is None:
-            message = f"there is no stack {self._stack_name} in {self._region} of this account"
-            raise NotConfiguredError(message)
+            raise NotConfiguredError(
+                f"there is no stack {self._stack_name} in {self._region} of this account",
+                "Name the stack with `--stack`, and the Region that it is deployed in with `--region`.",
+                "If it is in another account: `--profile`, or the API's address with `--api-url`.",
+            )
         api = self._api_of(found)
         if api is None:
-            message = f"stack {self._stack_name} is {found['StackStatus']} and has no API"
-            raise NotConfiguredError(message)
+            raise NotConfiguredError(
+                f"stack {self._stack_name} is {found['StackStatus']} and has no API",
+                "Wait until its deployment has ended, or deploy it again: `make deploy`.",
+            )
         return api
 
     def _api_of(self, stack: "StackTypeDef") -> ApiClient | None:

@@ -1,97 +1,39 @@
-"""The command ``keyvigil``."""
+"""The command ``keyvigil``: its groups, and the options that all of them share."""
 
-import os
-from pathlib import Path
-from typing import Annotated
-
-import boto3
 import typer
-from rich.console import Console
 
-from keyvigil_cli import demo as demo_story
-from keyvigil_cli import uninstall as uninstallation
-from keyvigil_cli.api_call import call
-from keyvigil_cli.aws_account import AWS_ERRORS, AwsAccount
-from keyvigil_cli.checkout import Checkout
-from keyvigil_cli.errors import CliError
+from keyvigil_cli.command_line import ApiUrl, Output, Profile, Region, Stack, as_command
+from keyvigil_cli.commands import cluster, fleet, incident, key, project
+from keyvigil_cli.commands.api import api
+from keyvigil_cli.commands.demo import demo
+from keyvigil_cli.commands.uninstall import uninstall
+from keyvigil_cli.settings import Settings
 
-_PIPE_WIDTH = 140
-
-StackName = Annotated[str, typer.Option(help="The stack's name.")]
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-def _output() -> Console:
-    console = Console()
-    # A file or a pipe has no width: rich would take 80 columns and break every second cell of a table.
-    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback()
-def keyvigil() -> None:
-    """Watch customers' KMS keys, and what depends on them."""
-
-
-@app.command()
-def demo(
-    checkout: Annotated[
-        Path | None, typer.Option(help="A folder in the checkout to use, instead of the current one.")
-    ] = None,
+def keyvigil(
+    ctx: typer.Context,
     *,
-    keep: Annotated[
-        bool,
-        typer.Option("--keep", envvar="KEEP", help="Leave the local cloud running and say how to reach it."),
-    ] = False,
+    profile: Profile = None,
+    region: Region = None,
+    stack: Stack = None,
+    api_url: ApiUrl = None,
+    output: Output = None,
 ) -> None:
-    """Show an outage of a customer's key from end to end on a local cloud; takes about five minutes."""
-    errors = Console(stderr=True)
-    try:
-        found = Checkout.find(checkout)
-    except CliError as error:
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    raise typer.Exit(demo_story.run(found, keep=keep, output=_output(), errors=errors))
+    """Watch customers' KMS keys, and what depends on them.
+
+    Exit status: 0 fine, 1 error, 2 usage, 3 something is unhealthy, 4 unknown.
+    """
+    ctx.obj = Settings(profile=profile, region=region, stack=stack, api_url=api_url, output=output)
 
 
-def _account(stack: str) -> AwsAccount:
-    return AwsAccount(stack, boto3.Session(), endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
-
-
-@app.command()
-def api(
-    method: Annotated[str, typer.Argument(help="GET, POST, PATCH or DELETE.")],
-    path: Annotated[str, typer.Argument(help="Such as /projects/acme-prod/keys.")],
-    body: Annotated[str, typer.Argument(help="The request's body, JSON.")] = "",
-    *,
-    field: Annotated[str, typer.Option(help="Print only this field of the answer, without quotes.")] = "",
-    stack: StackName = "keyvigil",
-) -> None:
-    """Call the registry's API with your AWS credentials, and print its answer."""
-    errors = Console(stderr=True)
-    try:
-        print(call(_account(stack).api(), method, path, body, field=field))  # noqa: T201 - data, for other programs
-    except (CliError, *AWS_ERRORS) as error:
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-
-
-@app.command()
-def uninstall(
-    stack: StackName = "keyvigil",
-    *,
-    release: Annotated[
-        bool,
-        typer.Option("--release", help="Unlock what is locked first, whatever the keys, instead of refusing."),
-    ] = False,
-    wait_minutes: Annotated[int, typer.Option(help="How long unlocking may take.", min=1)] = 45,
-) -> None:
-    """Remove a stack with everything that it made; refuse while clusters are locked."""
-    errors = Console(stderr=True)
-    try:
-        uninstallation.run(
-            _account(stack), stack, release=release, release_seconds=wait_minutes * 60.0, output=_output()
-        )
-    except (CliError, *AWS_ERRORS) as error:
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+app.add_typer(project.group, name="project")
+app.add_typer(key.group, name="key")
+app.add_typer(cluster.group, name="cluster")
+app.add_typer(incident.group, name="incident")
+app.add_typer(fleet.group, name="fleet")
+app.command()(as_command(api))
+app.command()(as_command(demo))
+app.command()(as_command(uninstall))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.keep_pointers import KeepPointers
     from keyvigil.use_cases.keep_topics import KeepTopics
     from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock
+    from keyvigil.use_cases.outbox_aside import OutboxAside
     from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
     from keyvigil.use_cases.plan_sweep import PlanSweep
     from keyvigil.use_cases.read_fleet import ReadFleet
@@ -271,6 +272,14 @@ def relay_outbox() -> "RelayOutbox":
     return RelayOutbox(
         store(), notifier, workflow(), clock(), operator_topic_arn=operator_topic, receiver_calls=_receiver_calls()
     )
+
+
+@cache
+def outbox_aside() -> "OutboxAside":
+    """Rows of the outbox that were set aside."""
+    from keyvigil.use_cases.outbox_aside import OutboxAside
+
+    return OutboxAside(store(), clock())
 
 
 @cache
