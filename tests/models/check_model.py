@@ -173,13 +173,10 @@ def _install_what_is_missing() -> None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise SystemExit(advice)
     print(f"Installing {' and '.join(missing)} with apt-get", flush=True)
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing],
-    ):
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    for step in (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", *missing]):
+        ran = subprocess.run(step, capture_output=True, text=True, check=False)
         if ran.returncode != 0:
-            raise SystemExit(f"{' '.join(command)} failed:\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}\n{advice}")
+            raise SystemExit(f"{' '.join(step)} failed:\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}\n{advice}")
 
 
 def _tell(model: str, name: str, found: Verification, *, as_expected: bool) -> None:
