@@ -121,6 +121,10 @@ pictures: browser .venv/.installed .tools/page/.installed ## README's pictures o
 	@.venv/bin/python -m tests.unit.cli.terminal_pictures
 	@$(WITH_THE_PACKAGE) .tools/page/bin/python -m tests.page.pictures
 
+.PHONY: check-model
+check-model: .venv/.installed ## the protocol's model, searched by spin (installed if it is missing), and its deliberate breaks
+	@.venv/bin/python tests/models/check_model.py
+
 .PHONY: fault-table
 fault-table: $(RUNS) ## docs/fault-table.md, from tests that inject the faults (five minutes)
 	@KEYVIGIL_WRITE_FAULT_TABLE=1 .venv/bin/pytest --quiet tests/unit/test_faults.py tests/e2e/test_stories.py \
