@@ -68,6 +68,29 @@ def the_demo_is_told_to_its_end(stage: Stage) -> None:
     assert [arn.rpartition("-")[0].rpartition("-")[2] for arn in timeline["execution_arns"]] == ["lock", "unlock"]
     for cluster_id in CLUSTERS:
         assert stage.api.get("projects", PROJECT_ID, "clusters", cluster_id)["fence"] > 0
+    reads_as_a_story(stage, incident["incident_id"])
+
+
+def reads_as_a_story(stage: Stage, incident_id: str) -> None:
+    """What was probed and answered, who decided, and each cluster's request with the acknowledgement of its fence."""
+    entries = stage.api.items("projects", PROJECT_ID, "incidents", incident_id, "timeline")
+    seconds = [entry["seconds"] for entry in entries]
+    assert 0 <= seconds[0] < 5
+    assert seconds == sorted(seconds)
+    details = {entry["what"]: entry["detail"] for entry in entries}
+    assert "is disabled, so Encrypt was refused. [DisabledException]" in details["key.unhealthy"]
+    assert "probes in a row" in details["lockout.begun"]
+    assert details["recovery.begun"] == f"{len(CLUSTERS)} clusters to unlock: the key's recovery is proved"
+    for asked, answered in (
+        ("cluster.lock_requested", "cluster.locked"),
+        ("cluster.unlock_requested", "cluster.unlocked"),
+    ):
+        for cluster_id in CLUSTERS:
+            mine = {
+                entry["what"]: entry["detail"] for entry in entries if entry["detail"].startswith(f"{cluster_id}: ")
+            }
+            fence = mine[asked].rpartition("fence ")[2]
+            assert f" for fence {fence} after " in mine[answered]
 
 
 @story
