@@ -19,7 +19,7 @@ from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseC
 
 from keyvigil.adapters import dynamodb_store as adapter
 from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
-from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
+from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Severity, Target, WorkflowStart, make_alert
 from keyvigil.domain.attribution import HINT_KEPT, ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.brake import BegunLockout, Brake, LockoutTally
@@ -53,6 +53,8 @@ from keyvigil.domain.keys import (
     Trigger,
 )
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
+from keyvigil.domain.quiet import Ledger, Problem, Why
+from keyvigil.domain.silences import Silence, Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
 from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
@@ -169,6 +171,12 @@ def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901, PLR0912 
         case LockoutTally():
             tally = store.lockout_tally()
             return tally if tally.version else None
+        case Ledger():
+            ledger = store.ledger(entity.project_id, entity.key_id)
+            return ledger if ledger.version else None
+        case Silences():
+            silences = store.silences(entity.project_id)
+            return silences if silences.version else None
         case TimelineEntry():
             found = [each for each in store.timeline(entity.incident_id) if each.entry_id == entity.entry_id]
             return found[0] if found else None
@@ -402,12 +410,49 @@ def full_rows() -> list[OutboxRow]:
         respond_by=LATER,
         via=LockVia.LAMBDA,
     )
-    sent = {"delivered": (Target.TOPIC, Target.BUS), "sent_at": LATER}
+    sent = {
+        "delivered": (Target.TOPIC, Target.BUS),
+        "sent_at": LATER,
+        "judged": "it is silenced by 01JSILENCE",
+        "withheld": True,
+    }
     return [
         start_row("01JALERT", alert=alert, workflow_start=None, for_operator=True, **sent),
         start_row("01JLOCK", lock_request=request, workflow_start=None, **sent),
         start_row("01JSTART", **sent),
     ]
+
+
+def full_problem() -> Problem:
+    return Problem(
+        dedup_key="acme-prod/k/01JINCIDENT/key",
+        row_id="01JROW",
+        type=AlertType.KEY_UNHEALTHY,
+        severity=Severity.CRITICAL,
+        key_id=KEY_ID,
+        incident_id="01JINCIDENT",
+        since=NOW,
+        heard_at=NOW,
+        sequence=7,
+        told_at=NOW,
+        reminders=2,
+        news=("key.unhealthy KEY_DISABLED",),
+        unsaid=Why.SILENCED,
+        over_at=LATER,
+    )
+
+
+def full_silence() -> Silence:
+    return Silence(
+        project_id="acme-prod",
+        silence_id="01JSILENCE",
+        types=("key.rotation_disabled", "cluster.*"),
+        key_id=KEY_ID,
+        until=LATER,
+        reason="We rotate by hand.",
+        created_by="arn:aws:iam::111111111111:user/op",
+        created_at=NOW,
+    )
 
 
 def full_brake() -> Brake:
@@ -460,6 +505,8 @@ FULL: list[Entity] = [
     full_canary(),
     full_brake(),
     LockoutTally(begun=(BegunLockout(incident_id="01JINCIDENT", at=NOW),)),
+    Ledger(project_id="acme-prod", key_id=KEY_ID, problems={"acme-prod/k/01JINCIDENT/key": full_problem()}),
+    Silences(project_id="acme-prod", silences=(full_silence(),)),
 ]
 SPARSE: list[Entity] = [
     project(keys=0),
@@ -470,7 +517,22 @@ SPARSE: list[Entity] = [
     start_row(),
     canary(),
     sparse_brake(),
+    Ledger(project_id=None, key_id=None),
+    Silences(project_id="acme-prod"),
 ]
+
+
+def test_what_may_have_to_be_told_again_is_due_from_then_on(store: Store) -> None:
+    told = changed(full_problem(), over_at=None, unsaid=None, reminders=0, told_at=NOW)
+    put(
+        store,
+        Ledger(project_id="acme-prod", key_id=KEY_ID, problems={"a": told}),
+        Ledger(project_id=None, key_id=None, problems={"b": changed(told, reminders=1)}),
+        Ledger(project_id="acme-prod", key_id="over", problems={"c": full_problem()}),
+    )
+    assert store.due_ledgers(NOW + timedelta(minutes=59)) == []
+    assert store.due_ledgers(NOW + timedelta(hours=1)) == [("acme-prod", KEY_ID)]
+    assert set(store.due_ledgers(NOW + timedelta(days=1))) == {("acme-prod", KEY_ID), (None, None)}
 
 
 def test_the_full_examples_set_every_field_that_has_a_default() -> None:

@@ -17,6 +17,7 @@ from keyvigil.use_cases.keep_pointers import KeepPointers
 from keyvigil.use_cases.keep_topics import KeptTopics
 from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
 from keyvigil.use_cases.plan_sweep import SweepResult
+from keyvigil.use_cases.quiet import TellAgain
 from keyvigil.use_cases.receive_key_event import Received
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayResult
@@ -77,6 +78,7 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
         plan_actor_searches=PlanActorSearches(store, FakeQueue(), FakeClock()),
         keep_pointers=KeepPointers(store),
         tell_stale=TellStale(store, FakeClock(), CountingIds()),
+        tell_again=TellAgain(store, FakeClock(), CountingIds()),
         heartbeat=None,
         check_key=Recorder(CheckResult(key=key(), probed=True, confirmed=False)),
         relay_outbox=Recorder(RelayResult(sent=0, failures=())),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.outbox_aside import OutboxAside
     from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
     from keyvigil.use_cases.plan_sweep import PlanSweep
+    from keyvigil.use_cases.quiet import TellAgain
     from keyvigil.use_cases.read_fleet import ReadFleet
     from keyvigil.use_cases.receive_key_event import ReceiveKeyEvent
     from keyvigil.use_cases.reconcile import Reconcile
@@ -209,6 +210,14 @@ def tell_stale() -> "TellStale":
     from keyvigil.use_cases.tell_stale import TellStale
 
     return TellStale(store(), clock(), ids())
+
+
+@cache
+def tell_again() -> "TellAgain":
+    """Tell again what lasts."""
+    from keyvigil.use_cases.quiet import TellAgain
+
+    return TellAgain(store(), clock(), ids())
 
 
 @cache
