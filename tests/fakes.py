@@ -58,6 +58,7 @@ from keyvigil.ports import (
     Workflow,
     Write,
 )
+from tests.event_schemas import checked
 
 type Place = tuple[str, ...]
 
@@ -568,7 +569,7 @@ class FakeHistory(CallHistory):
 
 
 class FakeNotifier(Notifier):
-    """Topics and a bus; what is in `broken` refuses everything."""
+    """Topics and a bus; what is in `broken` refuses everything. Whatever they take is as docs/schemas/ says."""
 
     def __init__(self) -> None:
         self.broken: set[str] = set()
@@ -587,17 +588,17 @@ class FakeNotifier(Notifier):
     @override
     def publish(self, topic_arn: str, alert: Alert) -> None:
         self._refuse("topic")
-        self.published.append((topic_arn, alert))
+        self.published.append((topic_arn, checked(alert)))
 
     @override
     def put_alert(self, alert: Alert) -> None:
         self._refuse("bus")
-        self.bus.append(alert)
+        self.bus.append(checked(alert))
 
     @override
     def put_lock_request(self, request: LockRequest) -> None:
         self._refuse("bus")
-        self.requests.append(request)
+        self.requests.append(checked(request))
 
 
 class FakeWorkflow(Workflow):
@@ -684,6 +685,7 @@ class FakeTopics(Topics):
     def __init__(self) -> None:
         self.topics: set[str] = set()
         self.unencrypted: set[str] = set()
+        self.open: set[str] = set()
         self.refuses: set[str] = set()
         self.looked_at: list[str] = []
         self.subscriptions: dict[str, Subscription] = {}
@@ -718,6 +720,12 @@ class FakeTopics(Topics):
             raise PermissionError(topic_arn)
         changed = topic_arn in self.unencrypted
         self.unencrypted.discard(topic_arn)
+        return changed
+
+    @override
+    def keep_closed(self, topic_arn: str) -> bool:
+        changed = topic_arn in self.open
+        self.open.discard(topic_arn)
         return changed
 
     @override

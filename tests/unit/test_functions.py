@@ -224,7 +224,7 @@ def test_importing_the_functions_and_the_wiring_calls_nobody_and_needs_no_enviro
     )
 
     assert done.returncode == 0, done.stderr
-    assert len(FUNCTIONS) == 12
+    assert len(FUNCTIONS) == 13
 
 
 @cache

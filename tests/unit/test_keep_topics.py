@@ -65,6 +65,13 @@ def test_a_topic_that_cannot_be_changed_delays_no_other_and_is_tried_again(
     assert len(topics.looked_at) == 10
 
 
+def test_a_topic_from_before_topics_were_closed_is_closed(store: MemoryStore, topics: FakeTopics) -> None:
+    topics.unencrypted, topics.open = {topic(2)}, {topic(1), topic(2)}
+
+    assert KeepTopics(store, topics)().changed == [topic(1), topic(2)]
+    assert topics.unencrypted == topics.open == set()
+
+
 def subscribed(store: MemoryStore, topics: FakeTopics, number: int, **fields: Any) -> Subscription:
     """A subscription of project 0, known to SNS, as code wrote it that knew no dead letters."""
     example = Subscription(

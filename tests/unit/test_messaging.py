@@ -18,6 +18,7 @@ from keyvigil.adapters.functions import InvokedKeyChecker, InvokedOutboxRelay
 from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue, filter_policy
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
+from keyvigil.adapters.topic_policies import topic_policy
 from keyvigil.api.requests import Subscribe
 from keyvigil.domain.alert_words import mail
 from keyvigil.domain.alerts import Alert, AlertType, LockRequest, Severity, WorkflowStart, make_alert
@@ -390,6 +391,80 @@ def test_a_topic_that_a_dead_request_left_under_another_key_is_taken_and_brought
     aws.sns.add_response("set_topic_attributes", {}, change)
 
     assert topics_under(STACK_KEY, clients).create("acme-prod") == TOPIC_ARN
+
+
+PUBLISHERS = ("arn:aws:iam::111111111111:role/keyvigil-RelayOutboxRole-1X", "arn:aws:iam::111111111111:role/path/api")
+
+
+def closed_topics(clients: dict[str, Any], key: str | None = None) -> SnsTopics:
+    topics = SnsTopics("keyvigil-project-", {"keyvigil:stack": "keyvigil"}, key, publishers=PUBLISHERS)
+    topics.__dict__.update(_sns=clients["sns"])
+    return topics
+
+
+def test_a_topic_takes_messages_of_keyvigil_only_and_over_tls_only() -> None:
+    only_keyvigil, only_tls = json.loads(topic_policy(TOPIC_ARN, PUBLISHERS))["Statement"]
+
+    for statement in (only_keyvigil, only_tls):
+        assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "sns:Publish")
+        assert statement["Resource"] == TOPIC_ARN
+    assert only_keyvigil["Condition"] == {
+        "ArnNotLike": {
+            "aws:PrincipalArn": [
+                *PUBLISHERS,
+                "arn:aws:sts::111111111111:assumed-role/keyvigil-RelayOutboxRole-1X/*",
+                "arn:aws:sts::111111111111:assumed-role/api/*",
+            ]
+        }
+    }
+    assert only_tls["Condition"] == {
+        "Bool": {"aws:SecureTransport": "false"},
+        "NotIpAddress": {"aws:SourceIp": ["127.0.0.0/8", "::1/128"]},
+    }
+
+
+@pytest.mark.parametrize("key", [STACK_KEY, None], ids=["a key", "no key"])
+def test_a_topic_is_closed_to_others_from_its_first_moment(
+    aws: Stubs, clients: dict[str, Any], key: str | None
+) -> None:
+    attributes = {"Policy": topic_policy(TOPIC_ARN, PUBLISHERS)} | ({"KmsMasterKeyId": key} if key else {})
+    aws.sns.add_response("create_topic", {"TopicArn": TOPIC_ARN}, CREATED | {"Attributes": attributes})
+
+    assert closed_topics(clients, key).create("acme-prod") == TOPIC_ARN
+
+
+def test_a_topic_that_a_dead_request_left_open_is_closed(aws: Stubs, clients: dict[str, Any]) -> None:
+    aws.sns.add_client_error("create_topic", "InvalidParameter", "Topic already exists with different attributes")
+    aws.sns.add_response("create_topic", {"TopicArn": TOPIC_ARN}, CREATED)
+    aws.sns.add_response("get_topic_attributes", {"Attributes": {}}, {"TopicArn": TOPIC_ARN})
+    aws.sns.add_response("get_topic_attributes", {"Attributes": {"Policy": "{}"}}, {"TopicArn": TOPIC_ARN})
+    policy = topic_policy(TOPIC_ARN, PUBLISHERS)
+    change = {"TopicArn": TOPIC_ARN, "AttributeName": "Policy", "AttributeValue": policy}
+    aws.sns.add_response("set_topic_attributes", {}, change)
+
+    assert closed_topics(clients).create("acme-prod") == TOPIC_ARN
+
+
+def test_a_topic_that_is_closed_is_left_alone_however_its_policy_is_written(
+    aws: Stubs, clients: dict[str, Any]
+) -> None:
+    written = json.dumps(json.loads(topic_policy(TOPIC_ARN, PUBLISHERS)), indent=2, sort_keys=True)
+    aws.sns.add_response("get_topic_attributes", {"Attributes": {"Policy": written}}, {"TopicArn": TOPIC_ARN})
+
+    assert not closed_topics(clients).keep_closed(TOPIC_ARN)
+
+
+def test_a_topic_that_went_with_its_project_need_not_be_closed(aws: Stubs, clients: dict[str, Any]) -> None:
+    aws.sns.add_client_error("get_topic_attributes", "NotFound")
+
+    assert not closed_topics(clients).keep_closed(TOPIC_ARN)
+
+
+def test_a_topic_that_cannot_be_closed_is_an_error(aws: Stubs, clients: dict[str, Any]) -> None:
+    aws.sns.add_client_error("get_topic_attributes", "AuthorizationError")
+
+    with pytest.raises(ClientError, match="AuthorizationError"):
+        closed_topics(clients).keep_closed(TOPIC_ARN)
 
 
 def test_a_topic_that_may_not_be_made_is_not_tried_without_its_key(aws: Stubs, clients: dict[str, Any]) -> None:

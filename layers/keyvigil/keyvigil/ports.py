@@ -523,10 +523,16 @@ class Topics(Protocol):
     """SNS topics, one for each project."""
 
     def create(self, project_id: str) -> str:
-        """Make the project's topic, or find it, under the stack's key if there is one; return its ARN."""
+        """Make the project's topic, or find it, under the stack's key if there is one and closed; return its ARN."""
 
     def keep_encrypted(self, topic_arn: str) -> bool:
         """Bring a topic under the stack's key, or away from one if there is none; say whether it had to be changed.
+
+        One that is gone is not an error.
+        """
+
+    def keep_closed(self, topic_arn: str) -> bool:
+        """See that nobody but KeyVigil can publish to a topic; say whether it had to be changed.
 
         One that is gone is not an error.
         """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Topics,
         Workflow,
     )
+    from keyvigil.use_cases.ask_check import AskCheck
     from keyvigil.use_cases.audit_roles import AuditRoles
     from keyvigil.use_cases.backups import Backups
     from keyvigil.use_cases.braking import AskBrake, Braking
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.plan_sweep import PlanSweep
     from keyvigil.use_cases.quiet import TellAgain
     from keyvigil.use_cases.read_fleet import ReadFleet
+    from keyvigil.use_cases.read_overview import ReadOverview
     from keyvigil.use_cases.receive_key_event import ReceiveKeyEvent
     from keyvigil.use_cases.reconcile import Reconcile
     from keyvigil.use_cases.record_lock_result import RecordLockResult
@@ -249,7 +251,9 @@ def keep_topics() -> "KeepTopics":
     from keyvigil.use_cases.keep_topics import KeepTopics
 
     # It makes no topics, so it needs neither their prefix nor their tags.
-    topics = SnsTopics("", {}, settings().optional("KMS_KEY_ARN"), settings().text("ALERT_DEAD_LETTERS_ARN"))
+    topics = SnsTopics(
+        "", {}, settings().optional("KMS_KEY_ARN"), settings().text("ALERT_DEAD_LETTERS_ARN"), _publishers()
+    )
     return KeepTopics(store(), topics)
 
 
@@ -400,7 +404,13 @@ def _topics() -> "Topics":
         {"keyvigil:stack": stack},
         settings().optional("KMS_KEY_ARN"),
         settings().text("ALERT_DEAD_LETTERS_ARN"),
+        _publishers(),
     )
+
+
+def _publishers() -> list[str]:
+    """The roles that publish to projects' topics: the relay's, and the API's for test messages."""
+    return settings().text("TOPIC_PUBLISHERS").split(",")
 
 
 @cache
@@ -492,3 +502,19 @@ def read_fleet() -> "ReadFleet":
     from keyvigil.use_cases.read_fleet import ReadFleet
 
     return ReadFleet(store(), clock())
+
+
+@cache
+def read_overview() -> "ReadOverview":
+    """What the dashboard's widget shows."""
+    from keyvigil.use_cases.read_overview import ReadOverview
+
+    return ReadOverview(store(), clock(), read_fleet())
+
+
+@cache
+def ask_check() -> "AskCheck":
+    """Have a key probed by whoever may not probe."""
+    from keyvigil.use_cases.ask_check import AskCheck
+
+    return AskCheck(store(), _check_queue(), clock())

@@ -9,6 +9,7 @@ from keyvigil.domain.actors import Actor, in_words
 from keyvigil.domain.clusters import Cluster, ClusterStatus, LockAction, LockVia
 from keyvigil.domain.incidents import AffectedCluster, Incident, WorkflowKind
 from keyvigil.domain.keys import Key
+from keyvigil.domain.projects import Project
 from keyvigil.domain.verdicts import Remediation
 
 SCHEMA_VERSION = "1.0"
@@ -282,6 +283,14 @@ def _with_runbook(remediation: Remediation, kind: AlertType) -> AlertRemediation
 def runbook(kind: AlertType) -> str:
     """Where a type of alert is explained."""
     return f"docs/alerts.md#{kind.replace('.', '')}"
+
+
+def is_of(row: "OutboxRow", project: Project) -> bool:
+    """Whether a row was written for this project, and not for an earlier one that had the same id.
+
+    What an earlier project still had to tell is nobody's any more: its subscribers went with it.
+    """
+    return row.project_id == project.project_id and row.created_at >= project.created_at
 
 
 class Target(StrEnum):

@@ -1,5 +1,6 @@
 """The registry: projects, keys, clusters and subscriptions, as the API sees them."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -909,8 +910,24 @@ class Subscriptions:
         arn, status = self._topics.subscribe(project.alert_topic_arn, wanted)
         dead_letters = self._topics.dead_letters_arn
         subscription = replace(wanted, subscription_arn=arn, status=status, dead_letters_arn=dead_letters)
-        self._store.commit([Put(subscription)])
+        try:
+            until_committed(self._keep, subscription, project)
+        except NotFoundError:
+            with suppress(RefusedError):  # one that was never confirmed gets nothing, and SNS forgets it
+                self._topics.unsubscribe(arn)
+            raise
         return subscription
+
+    def _keep(self, subscription: Subscription, project: Project) -> None:
+        """Store a subscription in one transaction with its project.
+
+        While SNS was asked, the project may have gone, and another one have come with its id and so with its topic.
+        """
+        now = self._store.project(project.project_id)
+        if now is None or now.deleting or now.created_at != project.created_at:
+            message = f"project {project.project_id} does not exist"
+            raise NotFoundError(message)
+        self._store.commit([Put(subscription), Put(now)])
 
     def get(self, project_id: str, subscription_id: str) -> Subscription:
         """Read a subscription.

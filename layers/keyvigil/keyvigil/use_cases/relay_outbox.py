@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from keyvigil.domain.alerts import OutboxRow, Target
+from keyvigil.domain.alerts import OutboxRow, Target, is_of
 from keyvigil.domain.outbox_faults import decide_aside
 from keyvigil.errors import ConflictError, DamagedItemError, DeliveryError, in_short
 from keyvigil.ports import Clock, Notifier, Put, ReceiverCalls, Store, Workflow
@@ -159,7 +159,7 @@ class RelayOutbox:
         match target:
             case Target.TOPIC:
                 project = self._store.project(row.project_id) if row.project_id else None
-                if row.alert is not None and project is not None:
+                if row.alert is not None and project is not None and is_of(row, project):
                     self._notifier.publish(project.alert_topic_arn, row.alert)
             case Target.OPERATOR:
                 if row.alert is not None:
