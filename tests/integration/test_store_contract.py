@@ -19,7 +19,7 @@ from pynamodb.exceptions import CancellationReason, TransactWriteError, VerboseC
 
 from keyvigil.adapters import dynamodb_store as adapter
 from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, AgendaIndex, DynamoDbStore
-from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Severity, Target, WorkflowStart, make_alert
+from keyvigil.domain.alerts import AlertType, LockRequest, OutboxRow, Target, WorkflowStart, make_alert
 from keyvigil.domain.attribution import HINT_KEPT, ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.brake import BegunLockout, Brake, LockoutTally
@@ -53,8 +53,8 @@ from keyvigil.domain.keys import (
     Trigger,
 )
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
-from keyvigil.domain.quiet import Ledger, Problem, Why
-from keyvigil.domain.silences import Silence, Silences
+from keyvigil.domain.quiet import Ledger
+from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
 from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
@@ -69,6 +69,8 @@ from tests.examples import (
     actor,
     backup,
     cluster,
+    full_problem,
+    full_silence,
     incident,
     key,
     project,
@@ -421,38 +423,6 @@ def full_rows() -> list[OutboxRow]:
         start_row("01JLOCK", lock_request=request, workflow_start=None, **sent),
         start_row("01JSTART", **sent),
     ]
-
-
-def full_problem() -> Problem:
-    return Problem(
-        dedup_key="acme-prod/k/01JINCIDENT/key",
-        row_id="01JROW",
-        type=AlertType.KEY_UNHEALTHY,
-        severity=Severity.CRITICAL,
-        key_id=KEY_ID,
-        incident_id="01JINCIDENT",
-        since=NOW,
-        heard_at=NOW,
-        sequence=7,
-        told_at=NOW,
-        reminders=2,
-        news=("key.unhealthy KEY_DISABLED",),
-        unsaid=Why.SILENCED,
-        over_at=LATER,
-    )
-
-
-def full_silence() -> Silence:
-    return Silence(
-        project_id="acme-prod",
-        silence_id="01JSILENCE",
-        types=("key.rotation_disabled", "cluster.*"),
-        key_id=KEY_ID,
-        until=LATER,
-        reason="We rotate by hand.",
-        created_by="arn:aws:iam::111111111111:user/op",
-        created_at=NOW,
-    )
 
 
 def full_brake() -> Brake:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
     from keyvigil.use_cases.relay_outbox import RelayOutbox
     from keyvigil.use_cases.settle_lockout import SettleLockout
+    from keyvigil.use_cases.silencing import Silencing
     from keyvigil.use_cases.tell_stale import TellStale
     from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 
@@ -220,6 +221,14 @@ def tell_again() -> "TellAgain":
     from keyvigil.use_cases.quiet import TellAgain
 
     return TellAgain(store(), clock(), ids())
+
+
+@cache
+def silencing() -> "Silencing":
+    """Silences of projects."""
+    from keyvigil.use_cases.silencing import Silencing
+
+    return Silencing(store(), clock(), ids())
 
 
 @cache
