@@ -561,6 +561,23 @@ def test_what_was_told_of_a_key_that_is_deleted_is_resolved() -> None:
     assert "is not under watch any more" in world.notifier.published[-1][1].cause.message
 
 
+def test_what_was_told_of_a_key_that_is_registered_anew_is_resolved() -> None:
+    world = World()
+    world.relay([world.write(of_danger(ROTATION, FIRING, 1, NOW))])
+    world.store.put(changed(world.key, created_at=NOW + MINUTE, alert_sequence=0))
+    world.sweep_for(DAY + 2 * HOUR)
+    assert [(kind, status) for kind, _, status in world.sent()] == [(ROTATION, FIRING), (ROTATION, RESOLVED)]
+
+
+def test_what_an_earlier_project_of_the_same_id_was_told_is_never_told_again_to_the_next() -> None:
+    world = World()
+    world.relay([world.write(of_danger(ROTATION, FIRING, 1, NOW))])
+    world.store.put(project(created_at=NOW + MINUTE))
+    world.sweep_for(DAY + 2 * HOUR)
+    assert world.sent() == [(ROTATION, 1, FIRING)]
+    assert world.store.ledger("acme-prod", KEY_ID).problems == {}
+
+
 def test_a_ledger_that_cannot_be_read_keeps_no_outage_from_being_told() -> None:
     class Damaged(MemoryStore):
         def ledger(self, project_id: str | None, key_id: str | None) -> Ledger:

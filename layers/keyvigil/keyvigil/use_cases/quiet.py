@@ -6,6 +6,7 @@ from datetime import datetime
 from keyvigil.domain.alerts import Alert, AlertCause, AlertStatus, OutboxRow, Severity, make_alert
 from keyvigil.domain.incidents import affected
 from keyvigil.domain.keys import Key
+from keyvigil.domain.projects import Project
 from keyvigil.domain.quiet import Ledger, Problem, QuietDecision, Retelling, decide_quiet, key_of
 from keyvigil.domain.silences import Silence
 from keyvigil.errors import DamagedItemError, NewerItemError, in_short
@@ -49,7 +50,8 @@ class JudgeAlert:
             return row
         now = self._clock.now()
         key_id = key_of(row.alert)
-        ledger = self._store.ledger(row.project_id if key_id else None, key_id)
+        project = self._store.project(row.project_id) if row.project_id else None
+        ledger = _of_this_project(self._store.ledger(row.project_id if key_id else None, key_id), project)
         decision = decide_quiet(ledger, row.alert, silences_of(self._store, row, now), now, row_id=row_id)
         judged = _judged(row, decision, now)
         writes: list[Write] = [Put(judged)]
@@ -110,8 +112,19 @@ class TellAgain:
             if each.next_at is not None and each.next_at <= now
         }
         writes: list[Write] = []
-        if project_id is not None and key is None:
-            ledger, writes = self._end_all(ledger, rows, now)
+        project = self._store.project(project_id) if project_id else None
+        mine_only = _of_this_project(ledger, project)
+        if mine_only != ledger:
+            self._store.commit([Put(mine_only)])
+            return 0
+        # Of a key that was registered anew nothing is remembered that could end what was told of it before.
+        left = {
+            name: row
+            for name, row in rows.items()
+            if project_id is not None and (key is None or ledger.problems[name].heard_at < key.created_at)
+        }
+        if left:
+            ledger, writes = self._end_all(ledger, left, now)
             self._store.commit(writes)
             return len(writes) - 1
         silences = self._store.silences(project_id).at(now) if project_id else ()
@@ -217,6 +230,13 @@ class TellAgain:
             withheld=False,
             version=0,
         )
+
+
+def _of_this_project(ledger: Ledger, project: Project | None) -> Ledger:
+    """The ledger without what an earlier project of the same id had: that is another tenant's."""
+    if project is None:
+        return ledger
+    return _without(ledger, {name for name, each in ledger.problems.items() if each.heard_at < project.created_at})
 
 
 def _without(ledger: Ledger, names: set[str] | frozenset[str]) -> Ledger:
