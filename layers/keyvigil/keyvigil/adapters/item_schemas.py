@@ -112,8 +112,16 @@ def _for_a_project(row: Body) -> Body:
     }
 
 
+def _without_chat(project: Body) -> Body:
+    """PROJECT 1 to 2: no topic for chat channels."""
+    return {"chat": False, **project}
+
+
 def _not_judged(row: Body) -> Body:
-    """OUTBOX 2 to 3: nobody decided whether it is sent, so that is decided now if it is not."""
+    """OUTBOX 2 to 3: nobody decided whether it is sent, so that is decided now if it is not.
+
+    Among what is `delivered` there can be `chat` now, which older code does not know.
+    """
     return {"judged": None, "withheld": False, **row}
 
 
@@ -123,7 +131,7 @@ def _shared_with_nobody(claim: Body) -> Body:
 
 
 STEPS: Mapping[str, tuple[Step, ...]] = {
-    "PROJECT": (),
+    "PROJECT": (_without_chat,),
     "KEY": (_with_all_that_came_after,),
     "ROLE": (_shared_with_nobody,),
     "CLUSTER": (_by_event_or_in_the_registry,),
