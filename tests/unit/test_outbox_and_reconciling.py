@@ -348,6 +348,37 @@ def test_a_lockout_that_died_before_settling_is_settled(world: World) -> None:
     assert found.status is IncidentStatus.LOCKED
 
 
+def test_a_lockout_that_died_is_settled_although_a_recovery_waits_for_that(world: World) -> None:
+    world.store.put(
+        changed(
+            incident(status=IncidentStatus.LOCKING),
+            executions=(f"{INCIDENT}-lock-1", f"{INCIDENT}-unlock-1"),
+            execution_asked_at=NOW,
+        ),
+        key(health=Health(), open_incident_id=INCIDENT),
+        cluster(status=ClusterStatus.LOCKED, locked_by_incident_id=INCIDENT),
+    )
+    world.workflow.running.add(f"{INCIDENT}-unlock-1")
+    world.clock.advance(100)
+    world.reconcile()
+    found = world.store.incident("acme-prod", INCIDENT)
+    assert found is not None
+    assert found.status is IncidentStatus.LOCKED
+
+
+@pytest.mark.parametrize("status", [ClusterStatus.UNLOCKING, ClusterStatus.UNLOCK_FAILED, ClusterStatus.ACTIVE])
+def test_what_an_earlier_incident_did_not_unlock_in_time_is_locked_in_the_next_outage(
+    world: World, status: ClusterStatus
+) -> None:
+    world.store.put(
+        incident(status=IncidentStatus.LOCKED, confirmed_at=NOW),
+        key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id=INCIDENT),
+        cluster(status=status, locked_by_incident_id="01JEARLIER" if status is not ClusterStatus.ACTIVE else None),
+    )
+    world.reconcile()
+    assert [start.workflow for start in world.store.starts()] == [WorkflowKind.LOCKOUT]
+
+
 def test_an_incident_whose_key_works_and_whose_clusters_are_free_is_resolved(world: World) -> None:
     world.store.put(incident(status=IncidentStatus.UNLOCKING), key(open_incident_id=INCIDENT), cluster())
     world.reconcile()
