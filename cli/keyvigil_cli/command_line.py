@@ -23,6 +23,7 @@ from keyvigil_cli.printable import as_json, printable_lines
 from keyvigil_cli.progress import News, working
 from keyvigil_cli.settings import DEFAULT_STACK, OutputFormat, Settings
 from keyvigil_cli.table import print_all
+from keyvigil_cli.teller import Teller
 
 if TYPE_CHECKING:
     import boto3
@@ -91,6 +92,11 @@ class Run:
         """Standard output, for commands whose data is a story in lines: not broken at 80 columns in a pipe."""
         console = Console()
         return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+
+    @cached_property
+    def teller(self) -> Teller:
+        """Tells on standard error what a command does that takes minutes."""
+        return Teller(self.messages)
 
     @cached_property
     def messages(self) -> Console:
