@@ -18,7 +18,7 @@ from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.control_plane import ControlPlane
 from keyvigil_cli.customer import CustomerAccount, RegistrableKey
 from keyvigil_cli.errors import CliError
-from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, LocalCloud, StackOutputs
+from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, DEFAULT_NAME, LocalCloud, StackOutputs
 from keyvigil_cli.local_stack import deploy, start_cloud
 from keyvigil_cli.project import SWEEP_SECONDS, Project
 from keyvigil_cli.teller import Teller
@@ -270,7 +270,7 @@ def run(checkout: Checkout, *, keep: bool, output: Console, errors: Console) -> 
     try:
         with contextlib.ExitStack() as running:
             teller.chapter("An AWS of our own")
-            cloud = start_cloud(checkout, teller, running, stays=keep)
+            cloud = start_cloud(checkout, teller, running, stays=DEFAULT_NAME if keep else None)
             outputs: StackOutputs | None = None
             try:
                 outputs = deploy(cloud, teller)

@@ -49,7 +49,10 @@ STACK_NAME = "keyvigil"
 STAYS = "stays"
 """The file that marks the folder of a cloud that is to outlive its starter."""
 
-_OF_A_KEPT_CLOUD = (STAYS, "pid", "env", "credentials", "config")
+DEFAULT_NAME = "default"
+"""The name of the cloud that stays, unless it is given another."""
+
+_OF_A_KEPT_CLOUD = (STAYS, "pid", "credentials", "config")
 
 _START_SECONDS = 60
 _START_ATTEMPTS = 3
@@ -124,13 +127,13 @@ class LocalCloud:
         *,
         on_progress: Progress | None = None,
         extra_environ: Mapping[str, str] | None = None,
-        stays: bool = False,
+        stays: str | None = None,
     ) -> None:
         """Prepare; nothing starts before the context is entered.
 
         ``on_progress`` is told in a few words what is happening. ``extra_environ`` is added to the emulator's
         environment, which its functions inherit (``HTTP_PROXY`` for fault injection, say). A cloud that ``stays``
-        is marked from its first moment, so that it is found even if whoever started it did not live to tell.
+        (by this name) is marked from its first moment, so that it is found whatever became of its starter.
         """
         self._checkout = checkout
         self._report: Progress = on_progress or (lambda _words: None)
@@ -182,17 +185,18 @@ class LocalCloud:
             if isinstance(error, Exception):
                 self.save_function_logs()
 
-    def keep(self) -> Path:
-        """Leave the cloud running on exit; return the file that a shell reads to reach it."""
+    def keep(self, name: str = DEFAULT_NAME) -> Path:
+        """Leave the cloud running on exit, by this name; return the file that a shell reads to reach it."""
         process = self._running()
-        (self.directory / STAYS).touch()
+        (self.directory / STAYS).write_text(name, encoding="utf-8")
         (self.directory / "pid").write_text(f"{process.pid}\n", encoding="ascii")
-        self._write_environment()
+        environment = environment_file(self._checkout, name)
+        self._write_environment(environment)
         process.leave()
         self._kept = True
-        return self.environment_file
+        return environment
 
-    def _write_environment(self) -> None:
+    def _write_environment(self, environment: Path) -> None:
         accounts = {"operator": OPERATOR_ACCOUNT, "customer": CUSTOMER_ACCOUNT}
         (self.directory / "credentials").write_text(
             "".join(
@@ -205,9 +209,9 @@ class LocalCloud:
             "".join(f"[profile {name}]\nregion = {REGION}\nendpoint_url = {self.endpoint_url}\n" for name in accounts),
             encoding="ascii",
         )
-        self.environment_file.write_text(
+        environment.write_text(
             textwrap.dedent(f"""\
-                # Leads a shell to the local cloud: . {shlex.quote(str(self.environment_file))}
+                # Leads a shell to the local cloud: . {shlex.quote(str(environment))}
                 # You are the operator, {OPERATOR_ACCOUNT}; profile `customer` is the customer, {CUSTOMER_ACCOUNT}.
                 unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_REGION KEYVIGIL_API_URL
                 export AWS_ENDPOINT_URL={self.endpoint_url} AWS_DEFAULT_REGION={REGION} AWS_PROFILE=operator
@@ -218,11 +222,6 @@ class LocalCloud:
                 """),
             encoding="utf-8",
         )
-
-    @property
-    def environment_file(self) -> Path:
-        """What leads a shell to this cloud, once it is kept."""
-        return self.directory / "env"
 
     @property
     def directory(self) -> Path:
@@ -281,7 +280,7 @@ class LocalCloud:
             for name in ("tmp", "home", "state"):
                 (self.directory / name).mkdir()
             if self._stays:
-                (self.directory / STAYS).touch()
+                (self.directory / STAYS).write_text(self._stays, encoding="utf-8")
             # The emulator inherits the lock: while it runs, no other run takes this folder for an old one.
             with (self.directory / "lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -381,6 +380,9 @@ class LocalCloud:
 
     def tidy_up(self) -> None:
         """Remove what an ended cloud leaves, but for its logs."""
+        for environment in self._home.glob("env-*"):
+            if self.endpoint_url in environment.read_text(encoding="utf-8"):
+                environment.unlink()
         for entry in self.directory.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
@@ -466,6 +468,11 @@ class LocalCloud:
         stacks = self.session().client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"]
         values = {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
         return StackOutputs(values, f"{self.endpoint_url}/_aws/execute-api/{values.get('ApiId')}/$default")
+
+
+def environment_file(checkout: Checkout, name: str) -> Path:
+    """Return what leads a shell to the cloud of a name."""
+    return checkout.root / ".local-cloud" / f"env-{name}"
 
 
 def _failed_executions(session: boto3.Session) -> Iterator[str]:

@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import urllib3
@@ -19,11 +19,13 @@ from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.cloud_processes import end_processes, is_running, pid_in
 from keyvigil_cli.local_cloud import (
     CUSTOMER_ACCOUNT,
+    DEFAULT_NAME,
     OPERATOR_ACCOUNT,
     REGION,
     STAYS,
     LocalCloud,
     StackOutputs,
+    environment_file,
 )
 from keyvigil_cli.owned_process import not_interrupted
 from keyvigil_cli.teller import Teller
@@ -41,16 +43,12 @@ class Standing:
     api_answers: bool = False
     trouble: str | None = None
     fleet: JsonObject | None = None
+    environment_file: Path | None = None
 
     @property
     def is_up(self) -> bool:
         """Whether it can be played with."""
         return self.cloud_answers and self.api_answers
-
-    @property
-    def environment_file(self) -> Path | None:
-        """What leads a shell to it."""
-        return self.directory / "env" if self.directory else None
 
     def as_plain(self) -> JsonObject:
         """Return it for programs."""
@@ -75,14 +73,14 @@ def home_of(checkout: Checkout) -> Path:
     return checkout.root / ".local-cloud"
 
 
-def kept_folders(checkout: Checkout) -> list[Path]:
-    """Return the folders of the clouds that stay, newest first, whether they still run or not."""
-    marks = home_of(checkout).glob(f"*/{STAYS}")
+def kept_folders(checkout: Checkout, name: str = DEFAULT_NAME) -> list[Path]:
+    """Return the folders of the clouds that stay by this name, newest first, whether they still run or not."""
+    marks = [mark for mark in home_of(checkout).glob(f"*/{STAYS}") if mark.read_text(encoding="utf-8") == name]
     return [mark.parent for mark in sorted(marks, key=lambda mark: mark.stat().st_mtime, reverse=True)]
 
 
 def start_cloud(
-    checkout: Checkout, teller: Teller, running: contextlib.ExitStack, *, stays: bool = False
+    checkout: Checkout, teller: Teller, running: contextlib.ExitStack, *, stays: str | None = None
 ) -> LocalCloud:
     """Start a local cloud that ``running`` ends, unless it is kept."""
     with teller.step("a local cloud starts on this machine") as step:
@@ -99,44 +97,53 @@ def deploy(cloud: LocalCloud, teller: Teller) -> StackOutputs:
     return outputs
 
 
-def up(checkout: Checkout, teller: Teller, *, redeploy: bool = False) -> Standing:
+def up(checkout: Checkout, teller: Teller, *, name: str = DEFAULT_NAME, redeploy: bool = False) -> Standing:
     """Have one local cloud with the deployed stack: start it, or find that it is there. Say how it stands.
 
     Raises:
         CliError: it could not be started or deployed; then what was started has ended.
     """
     with _alone(checkout, teller):
-        found = _running_cloud(checkout, teller)
+        found = _running_cloud(checkout, name, teller)
         if found is not None and standing_of(found).is_up:
             if redeploy:
                 deploy(found, teller)
-            return standing_of(found)
-        for folder in kept_folders(checkout):
+            return _with_environment(checkout, name, standing_of(found))
+        for folder in kept_folders(checkout, name):
             _end(checkout, folder, teller)
         with contextlib.ExitStack() as running:
-            cloud = start_cloud(checkout, teller, running, stays=True)
+            cloud = start_cloud(checkout, teller, running, stays=name)
             deploy(cloud, teller)
-            cloud.keep()
-        return standing_of(cloud)
+            cloud.keep(name)
+        return _with_environment(checkout, name, standing_of(cloud))
 
 
-def down(checkout: Checkout, teller: Teller) -> int:
+def down(checkout: Checkout, teller: Teller, *, name: str = DEFAULT_NAME) -> int:
     """End every local cloud that stays, and all that it started; return how many there were.
 
     Raises:
         NotEndedError: something of it could not be ended.
     """
     with _alone(checkout, teller):
-        folders = kept_folders(checkout)
+        folders = kept_folders(checkout, name)
         for folder in folders:
             _end(checkout, folder, teller)
         return len(folders)
 
 
-def standing(checkout: Checkout) -> Standing:
-    """Say how the local cloud stands."""
-    cloud = _running_cloud(checkout, None)
-    return Standing() if cloud is None else standing_of(cloud)
+def standing(checkout: Checkout, *, name: str = DEFAULT_NAME) -> Standing:
+    """Say how the local cloud of this name stands."""
+    cloud = _running_cloud(checkout, name, None)
+    if cloud is not None:
+        return _with_environment(checkout, name, standing_of(cloud))
+    crashed = kept_folders(checkout, name)
+    if crashed:
+        return Standing(directory=crashed[0], trouble="it crashed; `keyvigil local up` starts it afresh")
+    return Standing()
+
+
+def _with_environment(checkout: Checkout, name: str, known: Standing) -> Standing:
+    return replace(known, environment_file=environment_file(checkout, name))
 
 
 def standing_of(cloud: LocalCloud) -> Standing:
@@ -145,30 +152,18 @@ def standing_of(cloud: LocalCloud) -> Standing:
     known = Standing(directory=folder, pid=pid_in(folder), endpoint_url=cloud.endpoint_url)
     trouble = _trouble_of(cloud.endpoint_url)
     if trouble is not None:
-        return _but(known, trouble=trouble)
+        return replace(known, trouble=trouble)
     try:
         outputs = cloud.outputs()
     except (BotoCoreError, ClientError) as error:
-        return _but(known, cloud_answers=True, trouble=f"the stack is not deployed: {error}")
+        return replace(known, cloud_answers=True, trouble=f"the stack is not deployed: {error}")
     if "ApiId" not in outputs.values:
-        return _but(known, cloud_answers=True, trouble="the stack's deployment has not ended well")
+        return replace(known, cloud_answers=True, trouble="the stack's deployment has not ended well")
     try:
         fleet = cloud.api(outputs).get("fleet")
     except (ApiProblemError, ApiUnreachableError) as error:
-        return _but(known, api_url=outputs.api_url, cloud_answers=True, trouble=f"the API does not answer: {error}")
-    return _but(known, api_url=outputs.api_url, cloud_answers=True, api_answers=True, fleet=fleet)
-
-
-def _but(
-    known: Standing,
-    *,
-    api_url: str | None = None,
-    cloud_answers: bool = False,
-    api_answers: bool = False,
-    trouble: str | None = None,
-    fleet: JsonObject | None = None,
-) -> Standing:
-    return Standing(known.directory, known.pid, known.endpoint_url, api_url, cloud_answers, api_answers, trouble, fleet)
+        return replace(known, api_url=outputs.api_url, cloud_answers=True, trouble=f"the API does not answer: {error}")
+    return replace(known, api_url=outputs.api_url, cloud_answers=True, api_answers=True, fleet=fleet)
 
 
 def _trouble_of(endpoint_url: str) -> str | None:
@@ -181,8 +176,8 @@ def _trouble_of(endpoint_url: str) -> str | None:
     return None
 
 
-def _running_cloud(checkout: Checkout, teller: Teller | None) -> LocalCloud | None:
-    for folder in kept_folders(checkout):
+def _running_cloud(checkout: Checkout, name: str, teller: Teller | None) -> LocalCloud | None:
+    for folder in kept_folders(checkout, name):
         if is_running(folder):
             return LocalCloud.attached(checkout, int(folder.name), on_progress=teller.news if teller else None)
     return None

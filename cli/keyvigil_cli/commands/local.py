@@ -23,11 +23,13 @@ CheckoutFolder = Annotated[
     Path | None, typer.Option("--checkout", help="A folder in the checkout to use, instead of the current one.")
 ]
 
+Name = Annotated[str, typer.Option(help="Which local cloud: several can be up.")]
+
 
 def _state(item: dict[str, object]) -> Cell:
     if item["up"]:
         return Text("up", "green")
-    return Text("down") if item["pid"] is None else Text(f"broken: {item['trouble']}", "bold red")
+    return Text(f"broken: {item['trouble']}", "bold red") if item["trouble"] else Text("down")
 
 
 def _last_sweep(item: dict[str, object]) -> Cell:
@@ -60,6 +62,7 @@ def _show(run: Run, standing: "Standing") -> None:
 def up(
     run: Run,
     *,
+    name: Name = "default",
     checkout: CheckoutFolder = None,
     redeploy: Annotated[
         bool, typer.Option("--redeploy", help="If it is up: deploy the checkout as it is now, too.")
@@ -69,7 +72,7 @@ def up(
     from keyvigil_cli import local_stack  # noqa: PLC0415 - loads the AWS SDK
     from keyvigil_cli.checkout import Checkout  # noqa: PLC0415 - likewise
 
-    standing = local_stack.up(Checkout.find(checkout), run.teller, redeploy=redeploy)
+    standing = local_stack.up(Checkout.find(checkout), run.teller, name=name, redeploy=redeploy)
     _show(run, standing)
     run.say(
         f"\nLead this shell to it:\n  . {standing.environment_file}\n"
@@ -84,22 +87,22 @@ def up(
 
 
 @command(group)
-def status(run: Run, *, checkout: CheckoutFolder = None) -> ExitStatus:
+def status(run: Run, *, name: Name = "default", checkout: CheckoutFolder = None) -> ExitStatus:
     """Say what runs, where its API is, and whether it answers. Exit status 3: it is not up."""
     from keyvigil_cli import local_stack  # noqa: PLC0415 - loads the AWS SDK
     from keyvigil_cli.checkout import Checkout  # noqa: PLC0415 - likewise
 
     with run.working("asking the local cloud"):
-        standing = local_stack.standing(Checkout.find(checkout))
+        standing = local_stack.standing(Checkout.find(checkout), name=name)
     _show(run, standing)
     return ExitStatus.FINE if standing.is_up else ExitStatus.UNHEALTHY
 
 
 @command(group)
-def down(run: Run, *, checkout: CheckoutFolder = None) -> None:
+def down(run: Run, *, name: Name = "default", checkout: CheckoutFolder = None) -> None:
     """End the local cloud and all that it started, with everything in it."""
     from keyvigil_cli import local_stack  # noqa: PLC0415 - loads the AWS SDK
     from keyvigil_cli.checkout import Checkout  # noqa: PLC0415 - likewise
 
-    ended = local_stack.down(Checkout.find(checkout), run.teller)
+    ended = local_stack.down(Checkout.find(checkout), run.teller, name=name)
     run.say("The local cloud has ended." if ended else "No local cloud is up.")

@@ -139,6 +139,25 @@ def test_down_ends_what_a_crashed_cloud_left_behind(checkout: Checkout) -> None:
     assert processes(started) == set()
 
 
+def test_a_crashed_cloud_is_called_so(checkout: Checkout) -> None:
+    os.kill(local("up").json["pid"], signal.SIGKILL)
+    wait_until("the lock to be free", lambda: local("status").json, lambda seen: not seen["cloud_answers"], within=10)
+    crashed = local("status")
+    assert (crashed.status, crashed.json["pid"]) == (3, None)
+    assert "it crashed" in crashed.json["trouble"]
+
+
+def test_clouds_of_other_names_are_other_clouds(checkout: Checkout) -> None:
+    first, second = local("up"), local("up", "--name", "other")
+    assert first.json["pid"] != second.json["pid"]
+    assert first.json["environment_file"] != second.json["environment_file"]
+    local("down", "--name", "other")
+    assert local("status", "--name", "other").status == 3
+    assert local("status").json == first.json
+    assert Path(first.json["environment_file"]).exists()
+    assert not Path(second.json["environment_file"]).exists()
+
+
 def test_up_after_a_crash_starts_afresh(checkout: Checkout) -> None:
     crashed = local("up")
     os.kill(crashed.json["pid"], signal.SIGKILL)
@@ -154,7 +173,7 @@ def test_what_died_while_it_started_a_cloud_leaves_one_that_down_finds(
 ) -> None:
     """As a SIGKILL leaves it: nothing was tidied up, and nobody has said where it is."""
     with ExitStack() as running:
-        cloud = local_stack.start_cloud(checkout, quiet(), running, stays=True)
+        cloud = local_stack.start_cloud(checkout, quiet(), running, stays="default")
         running.pop_all()
     cloud._running().leave()
     assert len(processes_of(cloud.directory)) == 2
