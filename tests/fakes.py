@@ -48,6 +48,7 @@ from keyvigil.ports import (
     Remove,
     RestoreAnswer,
     RoleAudit,
+    RowAside,
     Store,
     SweepRecord,
     Topics,
@@ -151,6 +152,7 @@ class MemoryStore(Store):
         self.items: dict[Place, Entity] = {}
         self.commits: list[Sequence[Write]] = []
         self.before_commit: Callable[[], None] | None = None
+        self.aside: dict[str, RowAside] = {}
         self._sweeps: set[datetime] = set()
         self._last_sweep: SweepRecord | None = None
         self._role_audit: RoleAudit | None = None
@@ -196,7 +198,8 @@ class MemoryStore(Store):
 
     def all[T](self, kind: type[T]) -> list[T]:
         """Everything of one kind, in order of its place."""
-        return [entity for _, entity in sorted(self.items.items()) if isinstance(entity, kind)]
+        mine = ((place, entity) for place, entity in self.items.items() if isinstance(entity, kind))
+        return [entity for _, entity in sorted(mine, key=lambda each: each[0])]
 
     def rows(self) -> list[OutboxRow]:
         return self.all(OutboxRow)
@@ -332,11 +335,35 @@ class MemoryStore(Store):
 
     @override
     def unsent_rows(self, before: datetime) -> list[str]:
-        return [row.row_id for row in self.rows() if row.sent_at is None and row.created_at <= before]
+        unsent = [row for row in self.rows() if row.sent_at is None and row.row_id not in self.aside]
+        return [row.row_id for row in unsent if row.created_at <= before]
+
+    @override
+    def set_aside(self, row_id: str, reason: str, at: datetime) -> bool:
+        row = self.items.get(("outbox", row_id))
+        if not isinstance(row, OutboxRow) or row.sent_at is not None or row_id in self.aside:
+            return False
+        self.aside[row_id] = RowAside(row_id, at, reason)
+        return True
+
+    @override
+    def take_back(self, row_id: str, at: datetime) -> bool:
+        return self.aside.pop(row_id, None) is not None
+
+    @override
+    def rows_aside(self, limit: int) -> list[RowAside]:
+        return sorted(self.aside.values(), key=lambda each: each.since)[:limit]
+
+    @override
+    def count_aside(self) -> int:
+        return len(self.aside)
 
     @override
     def oldest_unsent_row(self) -> datetime | None:
-        return min((row.created_at for row in self.rows() if row.sent_at is None), default=None)
+        return min(
+            (row.created_at for row in self.rows() if row.sent_at is None and row.row_id not in self.aside),
+            default=None,
+        )
 
     @override
     def open_incidents(self) -> list[tuple[str, str]]:

@@ -95,6 +95,7 @@ def _count_fleet() -> None:
         _count(f"Keys{status.title()}", keys)
     _count("KeysUnknown", fleet.unknown)
     _count("IncidentsOpen", fleet.open_incidents)
+    _count("OutboxRowsAside", wiring.store().count_aside())
     oldest = wiring.store().oldest_unsent_row()
     waits = 0.0 if oldest is None else (wiring.clock().now() - oldest).total_seconds()
     metrics.add_metric(name="OldestUnsentRow", unit=MetricUnit.Seconds, value=max(0.0, waits))

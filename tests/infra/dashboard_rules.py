@@ -85,6 +85,7 @@ def dashboard_problems(template: Template) -> list[str]:
         *_layout_problems(body),
         *(problem for each in dashboard_metrics(written) for problem in _metric_problems(each, template)),
         *_alarm_problems(body, template),
+        *_custom_problems(body, template),
         *_gap_problems(set(dashboard_metrics(written)), template),
     ]
 
@@ -97,6 +98,7 @@ def _layout_problems(body: Body) -> Iterator[str]:
         needs = {
             "text": {"markdown"},
             "alarm": {"alarms", "title"},
+            "custom": {"endpoint", "title", "updateOn"},
             "metric": {"metrics", "region", "stat", "period", "title"},
         }
         missing = needs.get(widget["type"], {"a type that is known"}) - widget["properties"].keys()
@@ -120,6 +122,22 @@ def _metric_problems(metric: Shown, template: Template) -> Iterator[str]:
         kind = template["Resources"].get(_referred(value), {}).get("Type")
         if name != dimension or kind not in _KIND_OF.get(metric.namespace, set()):
             yield f"{metric.namespace} {metric.name}: {name} {value} is nothing of this stack"
+
+
+def _custom_problems(body: Body, template: Template) -> Iterator[str]:
+    """A custom widget is drawn by a function of this stack, again with each refresh of the dashboard.
+
+    https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/CloudWatch-Dashboard-Body-Structure.html
+    """
+    for widget in body["widgets"]:
+        if widget["type"] != "custom":
+            continue
+        properties = widget["properties"]
+        drawn_by = template["Resources"].get(_referred(str(properties.get("endpoint", ""))), {}).get("Type")
+        if drawn_by != "AWS::Lambda::Function":
+            yield f"{properties.get('title')}: {properties.get('endpoint')} is no function of this stack"
+        if not properties.get("updateOn", {}).get("refresh"):
+            yield f"{properties.get('title')}: stays as it was when the dashboard is refreshed"
 
 
 def _alarm_problems(body: Body, template: Template) -> Iterator[str]:

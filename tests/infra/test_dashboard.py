@@ -13,6 +13,8 @@ from tests.infra.watching_cost import README, watching_cost, written
 
 type Widget = dict[str, Any]
 
+FLEET = "The fleet, its open incidents, and the keys that need a look"
+
 
 def test_the_dashboard_shows_what_there_is_and_nothing_that_is_not(full_template: Template) -> None:
     assert dashboard_problems(full_template) == []
@@ -21,7 +23,7 @@ def test_the_dashboard_shows_what_there_is_and_nothing_that_is_not(full_template
 def test_the_body_is_json_once_cloudformation_has_filled_it_in(full_template: Template) -> None:
     body = full_template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
     questions = [each["properties"]["markdown"] for each in json.loads(body)["widgets"] if each["type"] == "text"]
-    assert len(questions) == 6
+    assert len(questions) == 7
     assert all("?" in each for each in questions)
 
 
@@ -89,7 +91,7 @@ def _titled(widgets: list[Widget], title: str) -> Widget:
         ),
         pytest.param(
             lambda widgets: _titled(widgets, "Throttles")["properties"]["metrics"].pop(),
-            "CallReceiverFunction: its Throttles is not on the dashboard",
+            "RenderWidgetFunction: its Throttles is not on the dashboard",
             id="forgotten-function",
         ),
         pytest.param(
@@ -101,6 +103,16 @@ def _titled(widgets: list[Widget], title: str) -> Widget:
             lambda widgets: _titled(widgets, "Alarms")["properties"]["alarms"].pop(),
             "alarm ${AWS::StackName}-check-queue-age is not on the dashboard",
             id="forgotten-alarm",
+        ),
+        pytest.param(
+            lambda widgets: _titled(widgets, FLEET)["properties"].update(endpoint="${NoSuchFunction.Arn}"),
+            f"{FLEET}: ${{NoSuchFunction.Arn}} is no function of this stack",
+            id="widget-that-nobody-draws",
+        ),
+        pytest.param(
+            lambda widgets: _titled(widgets, FLEET)["properties"]["updateOn"].update(refresh=False),
+            f"{FLEET}: stays as it was when the dashboard is refreshed",
+            id="widget-that-is-not-drawn-again",
         ),
         pytest.param(
             lambda widgets: _titled(widgets, "API").update(x=20),

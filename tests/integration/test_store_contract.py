@@ -55,8 +55,8 @@ from keyvigil.domain.keys import (
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
-from keyvigil.errors import ConflictError, RefusedError
-from keyvigil.ports import DueKey, Entity, Page, Put, Remove, Store, SweepRecord
+from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
+from keyvigil.ports import DueKey, Entity, Page, Put, Remove, RowAside, Store, SweepRecord
 from tests.examples import (
     CUSTOMER,
     KEY_ARN,
@@ -1010,6 +1010,43 @@ def test_an_outbox_row_is_unsent_until_it_is_sent(store: Store) -> None:
     store.commit([Put(changed(partly, version=2, sent_at=LATER))])
     assert store.unsent_rows(LATER) == []
     assert store.outbox_row("01JROW") is not None
+
+
+def test_a_row_that_was_set_aside_is_not_unsent_until_it_is_taken_back(store: Store) -> None:
+    put(store, start_row(created_at=NOW), start_row("01JOTHER", created_at=NOW))
+
+    assert store.set_aside("01JROW", "it will never be taken", LATER)
+    assert not store.set_aside("01JROW", "again", LATER)
+    assert store.unsent_rows(LATER) == ["01JOTHER"]
+    assert store.rows_aside(10) == [RowAside("01JROW", LATER, "it will never be taken")]
+    assert store.count_aside() == 1
+
+    assert store.take_back("01JROW", LATER)
+    assert not store.take_back("01JROW", LATER)
+    assert sorted(store.unsent_rows(LATER)) == ["01JOTHER", "01JROW"]
+    assert store.rows_aside(10) == []
+    [row] = [store.outbox_row("01JROW")]
+    assert row is not None
+    store.commit([Put(changed(row, sent_at=LATER))])
+    assert not store.set_aside("01JROW", "too late", LATER)
+    assert not store.set_aside("01JNOBODY", "never written", LATER)
+
+
+def test_a_row_whose_body_is_rubbish_is_set_aside_as_it_is(
+    dynamodb: "DynamoDBClient", dynamodb_store: DynamoDbStore
+) -> None:
+    put(dynamodb_store, start_row(created_at=NOW))
+    [item] = [each for each in dynamodb.scan(TableName=TABLE)["Items"] if each["pk"]["S"] == "OUTBOX#01JROW"]
+    dynamodb.put_item(TableName=TABLE, Item={**item, "body": {"S": "{"}})
+    with pytest.raises(DamagedItemError):
+        dynamodb_store.outbox_row("01JROW")
+
+    assert dynamodb_store.set_aside("01JROW", "damaged", LATER)
+
+    assert dynamodb_store.unsent_rows(LATER) == []
+    assert [each.reason for each in dynamodb_store.rows_aside(10)] == ["damaged"]
+    [item] = [each for each in dynamodb.scan(TableName=TABLE)["Items"] if each["pk"]["S"] == "OUTBOX#01JROW"]
+    assert item["body"] == {"S": "{"}
 
 
 def test_all_unsent_rows_are_found(store: Store) -> None:

@@ -489,7 +489,7 @@ def a_webhooks_secret_is_read(scene: Scene) -> None:
     """It cannot sign, so that nobody is called, and the reason shows that it was read."""
     outage = scene.request_under_way(LockSettings())
     name = f"keyvigil/{outage.project_id}/webhook"
-    secret = scene.session.client("secretsmanager").create_secret(Name=name, SecretString="cannot sign")
+    secret = scene.session.client("secretsmanager").create_secret(Name=name, SecretString="whsec_")
     scene.change(
         outage,
         lock=LockSettings(via=LockVia.WEBHOOK, url="https://hooks.example.com/", secret_arn=secret["ARN"]),
@@ -514,3 +514,31 @@ def a_row_has_a_receiver_called(scene: Scene) -> None:
     row = scene.unsent_row(project_id=outage.project_id, lock_request=lock_request(scene.cluster(outage)))
     assert scene.invoke("relay-outbox", {"resend": [row.row_id]}) == {"sent": 1, "failed": 0}
     becomes(scene, outage, ClusterStatus.LOCKED)
+
+
+# ---------------------------------------------------------------------------------------------- the dashboard
+
+WIDGET = "RenderWidgetRole"
+
+
+@drill(
+    on(WIDGET, TABLE, "dynamodb:GetItem", "dynamodb:Query"),
+    on(WIDGET, AGENDA, "dynamodb:Query"),
+)
+def the_widget_shows_an_incident(scene: Scene) -> None:
+    outage = scene.outage(IncidentStatus.LOCKED, ClusterStatus.LOCKED)
+    assert outage.incident_id in scene.draw({"widgetContext": {"theme": "dark"}})
+
+
+@drill(on(WIDGET, "CheckQueue", "sqs:SendMessageBatch"))
+def the_widget_has_a_key_probed(scene: Scene) -> None:
+    key = scene.watched_key()
+    drawn = scene.draw({"action": "check_now", "project_id": key.project_id, "key_id": key.key_id})
+    assert "is being probed" in drawn
+    wait_until(
+        "the key to be probed",
+        lambda: scene.store.key(key.project_id, key.key_id),
+        lambda seen: seen is not None and seen.last_trigger == "request",
+        within=SOON_SECONDS,
+        every=0.1,
+    )

@@ -216,10 +216,17 @@ class Scene:
 
     def invoke(self, function: str, event: JsonObject) -> JsonObject:
         """Invoke a function of the stack and return its answer, which must be no failure."""
+        return dict(self._answer(function, event) or {})
+
+    def draw(self, event: JsonObject) -> str:
+        """Have the dashboard's widget drawn."""
+        return str(self._answer("render-widget", event))
+
+    def _answer(self, function: str, event: JsonObject) -> Any:
         answer = self._functions.invoke(FunctionName=f"{STACK_NAME}-{function}", Payload=json.dumps(event).encode())
         document = json.loads(answer["Payload"].read())
         assert not answer.get("FunctionError"), document
-        return dict(document or {})
+        return document
 
     def sweep(self) -> JsonObject:
         """Have the minute swept, although it was swept before."""

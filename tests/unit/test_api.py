@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from keyvigil import wiring
 from keyvigil.api import app as api_app
-from keyvigil.domain.alerts import AlertStatus, AlertType
+from keyvigil.domain.alerts import AlertStatus, AlertType, OutboxRow, lock_request
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import TIMELINE_SHOWN, AffectedCluster, IncidentStatus, TimelineEntry
@@ -36,6 +36,7 @@ from keyvigil.use_cases.backups import Backups
 from keyvigil.use_cases.braking import Braking
 from keyvigil.use_cases.canaries import Canaries
 from keyvigil.use_cases.decide_incident import DecideIncident
+from keyvigil.use_cases.outbox_aside import OutboxAside
 from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.record_lock_result import RecordLockResult
 from keyvigil.use_cases.registry import IN_THE_WAY_SHOWN, Clusters, Keys, Projects, Subscriptions
@@ -206,6 +207,7 @@ CANARY_FIELDS = {
     "probed_at",
     "created_at",
 }
+ASIDE_FIELDS = {"row_id", "set_aside_at", "reason", "project_id", "carries", "created_at"}
 PAGE_FIELDS = {"items", "next_token"}
 
 NEW_PROJECT = {"project_id": "new-one", "name": "New one"}
@@ -322,6 +324,7 @@ class Api:
             ),
             "decide_incident": DecideIncident(self.store, self.clock, self.ids),
             "read_fleet": ReadFleet(self.store, self.clock),
+            "outbox_aside": OutboxAside(self.store, self.clock),
             "braking": Braking(self.store, self.clock, self.ids),
             "canaries": Canaries(
                 self.store,
@@ -381,6 +384,9 @@ class Api:
             canary(canary_id=OTHER_CANARY, region="eu-central-1"),
         )
         self.store.record_sweep(SweepRecord(NOW, 4, 4))
+        asked = lock_request(cluster(status=ClusterStatus.LOCKING, locked_by_incident_id="01J", respond_by=NOW))
+        self.store.put(OutboxRow(row_id="01JASIDE", project_id="acme-prod", created_at=NOW, lock_request=asked))
+        self.store.set_aside("01JASIDE", "it will never be taken", NOW)
 
     def ask(self, method: str, path: str, body: Any = None, **request: Any) -> Reply:
         """Ask with a JSON body."""
@@ -533,6 +539,8 @@ ROUTES = [
     Route(
         "POST", "/fleet/brake", "/fleet/brake", 200, {"brake"}, {"action": "engage", "reason": "We move the network."}
     ),
+    Route("GET", "/fleet/outbox", "/fleet/outbox", 200, PAGE_FIELDS, item_fields=ASIDE_FIELDS),
+    Route("POST", "/fleet/outbox/<row_id>/resend", "/fleet/outbox/01JASIDE/resend", 200, {"row_id"}),
     Route("POST", "/fleet/canaries", "/fleet/canaries", 201, CANARY_FIELDS, NEW_CANARY),
     Route("DELETE", "/fleet/canaries/<canary_id>", f"/fleet/canaries/{OTHER_CANARY}", 204, None),
 ]
@@ -571,6 +579,22 @@ def test_a_route_answers_with_its_status_and_exactly_its_fields(api: Api, route:
 
 
 # --- what the answers say ---------------------------------------------------------------------------------------
+
+
+def test_a_row_that_was_set_aside_is_shown_and_sent_again_once(api: Api) -> None:
+    [shown] = api.ask("GET", "/fleet/outbox").json["items"]
+    assert shown == {
+        "row_id": "01JASIDE",
+        "set_aside_at": "2026-11-22T03:00:00.000Z",
+        "reason": "it will never be taken",
+        "project_id": "acme-prod",
+        "carries": "Cluster Lock Requested",
+        "created_at": "2026-11-22T03:00:00.000Z",
+    }
+    assert api.ask("POST", "/fleet/outbox/01JASIDE/resend").status == 200
+    assert api.ask("GET", "/fleet/outbox").json["items"] == []
+    assert api.store.unsent_rows(NOW) == ["01JASIDE"]
+    assert api.ask("POST", "/fleet/outbox/01JASIDE/resend").status == 404
 
 
 def test_a_project_is_made_with_the_contracts_defaults_and_the_stacks_interval(empty: Api) -> None:

@@ -38,7 +38,14 @@ from keyvigil.domain.incidents import (
 from keyvigil.domain.key_events import pointers_to
 from keyvigil.domain.keys import Baseline, Health, KeyFacts, KeyStatus, KeyUse, Registration, Trigger
 from keyvigil.domain.verdicts import Cause, Outcome, Verdict
-from keyvigil.errors import ConflictError, DeliveryError, NewerItemError, NotFoundError, UnreadableItemsError
+from keyvigil.errors import (
+    ConflictError,
+    DamagedItemError,
+    DeliveryError,
+    NewerItemError,
+    NotFoundError,
+    UnreadableItemsError,
+)
 from keyvigil.ports import (
     CheckMessage,
     FindActorMessage,
@@ -216,7 +223,7 @@ def test_importing_the_functions_and_the_wiring_calls_nobody_and_needs_no_enviro
     )
 
     assert done.returncode == 0, done.stderr
-    assert len(FUNCTIONS) == 12
+    assert len(FUNCTIONS) == 13
 
 
 @cache
@@ -945,6 +952,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         "KeysRecovering": 0,
         "KeysUnknown": 0,
         "IncidentsOpen": 0,
+        "OutboxRowsAside": 0,
         "OldestUnsentRow": 0,
         "OutboxRowsResent": 3,
         "LocksOverdue": 0,
@@ -1174,6 +1182,26 @@ def test_a_row_that_newer_code_wrote_holds_up_no_other_and_is_an_error_when_the_
 
     assert list(workflow.started) == ["01J2-lock-1"]
     assert {line["reason"] for line in logged(caplog)} == {"NewerItemError: OUTBOX#01J1/OUTBOX has schema 9"}
+
+
+def test_a_row_that_is_damaged_is_set_aside_once_and_that_is_no_error(
+    use: Use, caplog: pytest.LogCaptureFixture
+) -> None:
+    class DamagedRow(MemoryStore):
+        @override
+        def outbox_row(self, row_id: str) -> OutboxRow | None:
+            if row_id == "01J1":
+                raise DamagedItemError("OUTBOX#01J1/OUTBOX does not have the shape")
+            return super().outbox_row(row_id)
+
+    workflow, store = FakeWorkflow(), DamagedRow()
+    store.put(start("01J1"), start("01J2"))
+    use(relay_outbox=relay(store, workflow))
+
+    assert load("relay_outbox").handler({"resend": ["01J1", "01J2"]}, Context()) == {"sent": 1, "failed": 0}
+
+    assert [(line["message"], line["row_id"]) for line in logged(caplog)] == [("set aside", "01J1")]
+    assert store.unsent_rows(NOW) == []
 
 
 def test_rows_that_the_reconciler_names_are_delivered_again(use: Use, store: MemoryStore) -> None:

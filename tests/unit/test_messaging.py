@@ -233,6 +233,36 @@ def test_an_alert_that_sns_refuses_is_not_delivered(aws: Stubs, notifier: AwsNot
         notifier.publish(TOPIC_ARN, alert())
 
 
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [("InvalidParameter", True), ("Throttled", False), ("KMSDisabled", False), ("NotFound", False)],
+)
+def test_only_what_is_wrong_with_the_message_itself_is_refused_for_good(
+    aws: Stubs, notifier: AwsNotifier, code: str, *, refused: bool
+) -> None:
+    aws.sns.add_client_error("publish", code)
+
+    with pytest.raises(DeliveryError) as failed:
+        notifier.publish(TOPIC_ARN, alert())
+    assert failed.value.refused is refused
+
+
+def test_a_detail_that_the_bus_cannot_read_is_refused_for_good(aws: Stubs, notifier: AwsNotifier) -> None:
+    refused = {"FailedEntryCount": 1, "Entries": [{"ErrorCode": "MalformedDetail", "ErrorMessage": "oh"}]}
+    aws.events.add_response("put_events", refused, {"Entries": ANY})
+
+    with pytest.raises(DeliveryError) as failed:
+        notifier.put_alert(alert())
+    assert failed.value.refused
+
+
+def test_a_message_of_no_valid_form_says_nothing_about_whether_sns_answers(notifier: AwsNotifier) -> None:
+    """botocore refuses it before anything is sent; taken for a service that does not answer, it would stop the rest."""
+    with pytest.raises(DeliveryError) as failed:
+        notifier.publish(None, alert())  # type: ignore[arg-type]  # what a damaged project might hold
+    assert (failed.value.refused, failed.value.unreachable) == (True, False)
+
+
 def test_a_target_that_cannot_be_reached_has_not_taken_the_message(
     aws: Stubs, notifier: AwsNotifier, clients: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

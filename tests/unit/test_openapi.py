@@ -22,6 +22,7 @@ EXISTING = {
     "backup_id": "old",
     "incident_id": "01JINCIDENT",
     "subscription_id": "01JSUBSCRIPTION",
+    "row_id": "01JASIDE",
     "canary_id": OTHER_CANARY,
 }
 COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"

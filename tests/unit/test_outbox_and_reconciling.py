@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import override
 
 import pytest
 
@@ -11,11 +12,12 @@ from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import Incident, IncidentStatus, Mending, WorkflowKind
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import Cause
-from keyvigil.errors import LONGEST_REASON, DamagedItemError, DeliveryError, NewerItemError
+from keyvigil.errors import LONGEST_REASON, DamagedItemError, DeliveryError, NewerItemError, NotFoundError
 from keyvigil.ports import CheckMessage, FindActorMessage
 from keyvigil.use_cases import plan_sweep, reconcile
 from keyvigil.use_cases.braking import AskBrake, Braking
 from keyvigil.use_cases.lock_clusters import FailOverdueLock
+from keyvigil.use_cases.outbox_aside import OutboxAside
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
 from keyvigil.use_cases.record_lock_result import RecordLockResult
@@ -418,6 +420,129 @@ def test_a_row_that_cannot_be_read_does_not_hold_up_the_others(world: World, mon
     result = world.relay(["poison", "fine"])
     assert result.sent == 1
     assert [(row_id, target) for row_id, target, _ in result.failures] == [("poison", None)]
+
+
+class Damaged(MemoryStore):
+    """Rows that cannot be read, in a table that is otherwise in order."""
+
+    def __init__(self, *row_ids: str) -> None:
+        super().__init__()
+        self.damaged = set(row_ids)
+
+    @override
+    def outbox_row(self, row_id: str) -> OutboxRow | None:
+        if row_id in self.damaged:
+            message = f"OUTBOX#{row_id}/OUTBOX does not have the shape of schema 2"
+            raise DamagedItemError(message)
+        return super().outbox_row(row_id)
+
+
+def test_a_damaged_row_is_set_aside_shown_and_sent_again_when_it_is_put_right(world: World) -> None:
+    store = Damaged("poison")
+    store.put(project(), alert_row("poison"), alert_row("fine"))
+    relay = RelayOutbox(
+        store,
+        world.notifier,
+        world.workflow,
+        world.clock,
+        operator_topic_arn=OPERATOR_TOPIC,
+        receiver_calls=world.calls,
+    )
+    result = relay(["poison", "fine"])
+    assert (result.sent, result.failures) == (1, ())
+    assert [row_id for row_id, _ in result.set_aside] == ["poison"]
+    assert store.unsent_rows(NOW) == []
+    aside = OutboxAside(store, world.clock)
+    [shown] = aside.rows()
+    assert (shown.row_id, shown.carries) == ("poison", None)
+    assert "does not have the shape" in shown.reason
+    store.damaged = set()
+    assert aside.rows()[0].carries == AlertType.KEY_UNHEALTHY
+    aside.send_again("poison")
+    assert store.unsent_rows(NOW) == ["poison"]
+    assert relay(["poison"]).sent == 1
+    with pytest.raises(NotFoundError):
+        aside.send_again("poison")
+
+
+def refuse(world: World, *, refused: bool, fault: Exception | None = None) -> None:
+    def fails(_target: str) -> None:
+        if _target == "topic":
+            raise fault or DeliveryError("InvalidParameter", refused=refused)
+
+    world.notifier.on_delivery = fails
+
+
+def test_a_row_that_sns_will_never_take_goes_to_the_bus_and_is_set_aside(world: World) -> None:
+    world.store.put(alert_row())
+    refuse(world, refused=True)
+    assert [row_id for row_id, _ in world.relay(["r1"]).set_aside] == ["r1"]
+    assert world.row("r1").delivered == (Target.BUS,)
+    assert world.store.unsent_rows(NOW) == []
+
+
+def test_a_row_is_not_set_aside_while_another_of_its_targets_may_still_take_it(world: World) -> None:
+    world.store.put(alert_row())
+    refuse(world, refused=True)
+    world.notifier.broken = {"bus"}
+    assert world.relay(["r1"]).set_aside == ()
+    world.notifier.broken = set()
+    assert world.relay(["r1"]).set_aside != ()
+    assert len(world.notifier.bus) == 1
+
+
+def test_what_does_not_answer_for_days_is_never_a_reason_to_set_a_row_aside(world: World) -> None:
+    world.store.put(alert_row())
+    world.notifier.broken, world.notifier.unreachable = {"topic", "bus"}, True
+    world.clock.advance(3 * 86400)
+    assert world.relay(["r1"]).set_aside == ()
+    assert world.store.unsent_rows(world.clock.now()) == ["r1"]
+
+
+def test_a_row_over_which_our_own_code_stumbles_stops_no_other_and_is_set_aside_after_a_quarter_of_an_hour(
+    world: World,
+) -> None:
+    world.store.put(alert_row("a"), start_row("s1"))
+    refuse(world, refused=False, fault=TypeError("no such field"))
+    first = world.relay(["a", "s1"])
+    assert (first.sent, first.set_aside) == (1, ())
+    assert [(row_id, target) for row_id, target, _ in first.failures] == [("a", Target.TOPIC)]
+    world.clock.advance(900)
+    [(row_id, reason)] = world.relay(["a"]).set_aside
+    assert row_id == "a"
+    assert reason == "it could not be sent for 15 minutes: topic: TypeError: no such field"
+
+
+def test_a_row_that_cannot_be_marked_is_a_failure_and_the_next_one_goes_out(world: World) -> None:
+    world.store.put(alert_row("a"), alert_row("b"))
+
+    def table_fails() -> None:
+        message = "ProvisionedThroughputExceededException"
+        raise OSError(message)
+
+    world.store.before_commit = table_fails
+    result = world.relay(["a", "b"])
+    assert result.sent == 1
+    assert [(row_id, target) for row_id, target, _ in result.failures] == [("a", None)]
+    assert world.relay(["a", "b"]).sent == 1
+    assert len(world.notifier.published) == 3
+
+
+def test_a_relay_that_is_killed_between_publishing_and_marking_sends_again_and_loses_nothing(world: World) -> None:
+    class KilledError(BaseException):
+        """The sandbox is gone."""
+
+    def kill() -> None:
+        raise KilledError
+
+    world.store.put(alert_row("a"), alert_row("b"))
+    world.store.before_commit = kill
+    with pytest.raises(KilledError):
+        world.relay(["a", "b"])
+    world.clock.advance(60)
+    world.reconcile()
+    assert world.relay(world.asked.asked).sent == 2
+    assert [each.alert_id for _, each in world.notifier.published] == ["a", "a", "b"]
 
 
 def test_a_sweep_asks_for_a_bounded_number_of_rows_and_the_next_ones_for_the_others(

@@ -34,12 +34,14 @@ class DeliveryError(KeyVigilError):
 
     Attributes:
         unreachable: the service itself did not answer, so that the next call would wait in vain too.
+        refused: the message itself is what is wrong, so that sending it again is in vain too.
     """
 
-    def __init__(self, message: str, *, unreachable: bool = False) -> None:
-        """Say what was not delivered, and whether the service answered at all."""
+    def __init__(self, message: str, *, unreachable: bool = False, refused: bool = False) -> None:
+        """Say what was not delivered, whether the service answered at all, and whether it will ever take this."""
         super().__init__(message)
         self.unreachable = unreachable
+        self.refused = refused
 
 
 class NewerItemError(KeyVigilError):

@@ -116,6 +116,15 @@ class RoleAudit:
     shared: tuple[SharedRole, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RowAside:
+    """An outbox row that was set aside: nobody tries to send it until somebody asks for that."""
+
+    row_id: str
+    since: datetime
+    reason: str
+
+
 class Store(Protocol):
     """The table. Reads are strongly consistent unless said otherwise.
 
@@ -209,6 +218,21 @@ class Store(Protocol):
 
     def unsent_rows(self, before: datetime) -> list[str]:
         """Ids of outbox rows made before this and not sent yet; eventually consistent."""
+
+    def set_aside(self, row_id: str, reason: str, at: datetime) -> bool:
+        """Take an unsent outbox row off the list of what is sent again; its body is not touched, nor even read.
+
+        False if it is not there, is sent already, or changed at this moment.
+        """
+
+    def take_back(self, row_id: str, at: datetime) -> bool:
+        """Put a row that was set aside onto the list of what is sent again; False if it is not there."""
+
+    def rows_aside(self, limit: int) -> list[RowAside]:
+        """At most so many of the rows that were set aside; eventually consistent, oldest first."""
+
+    def count_aside(self) -> int:
+        """How many rows were set aside; eventually consistent."""
 
     def oldest_unsent_row(self) -> datetime | None:
         """When the oldest outbox row was made that is not sent yet, None if all are; eventually consistent."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Topics,
         Workflow,
     )
+    from keyvigil.use_cases.ask_check import AskCheck
     from keyvigil.use_cases.audit_roles import AuditRoles
     from keyvigil.use_cases.backups import Backups
     from keyvigil.use_cases.braking import AskBrake, Braking
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.keep_pointers import KeepPointers
     from keyvigil.use_cases.keep_topics import KeepTopics
     from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock
+    from keyvigil.use_cases.outbox_aside import OutboxAside
     from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
     from keyvigil.use_cases.plan_sweep import PlanSweep
     from keyvigil.use_cases.read_fleet import ReadFleet
+    from keyvigil.use_cases.read_overview import ReadOverview
     from keyvigil.use_cases.receive_key_event import ReceiveKeyEvent
     from keyvigil.use_cases.reconcile import Reconcile
     from keyvigil.use_cases.record_lock_result import RecordLockResult
@@ -274,6 +277,14 @@ def relay_outbox() -> "RelayOutbox":
 
 
 @cache
+def outbox_aside() -> "OutboxAside":
+    """Rows of the outbox that were set aside."""
+    from keyvigil.use_cases.outbox_aside import OutboxAside
+
+    return OutboxAside(store(), clock())
+
+
+@cache
 def _receiver_calls() -> "ReceiverCalls":
     from keyvigil.adapters.functions import InvokedReceiverCalls
 
@@ -474,3 +485,19 @@ def read_fleet() -> "ReadFleet":
     from keyvigil.use_cases.read_fleet import ReadFleet
 
     return ReadFleet(store(), clock())
+
+
+@cache
+def read_overview() -> "ReadOverview":
+    """What the dashboard's widget shows."""
+    from keyvigil.use_cases.read_overview import ReadOverview
+
+    return ReadOverview(store(), clock(), read_fleet())
+
+
+@cache
+def ask_check() -> "AskCheck":
+    """Have a key probed by whoever may not probe."""
+    from keyvigil.use_cases.ask_check import AskCheck
+
+    return AskCheck(store(), _check_queue(), clock())

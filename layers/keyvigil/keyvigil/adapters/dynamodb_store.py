@@ -38,7 +38,19 @@ from keyvigil.domain.keys import Key, KeyStatus, RoleClaim
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
-from keyvigil.ports import DueKey, Entity, FleetCounts, Page, Put, Remove, RoleAudit, Store, SweepRecord, Write
+from keyvigil.ports import (
+    DueKey,
+    Entity,
+    FleetCounts,
+    Page,
+    Put,
+    Remove,
+    RoleAudit,
+    RowAside,
+    Store,
+    SweepRecord,
+    Write,
+)
 
 AGENDA_SHARDS = 8
 """Partitions of each agenda list: a partition of an index takes 1,000 writes a second, and one write is one probe."""
@@ -107,6 +119,7 @@ class Item(Model):
     agenda_pk = UnicodeAttribute(null=True)
     agenda_at = NumberAttribute(null=True)
     expires_at = NumberAttribute(null=True)
+    aside = UnicodeAttribute(null=True)
     agenda = AgendaIndex()
 
 
@@ -558,6 +571,51 @@ class DynamoDbStore(Store):
         return [item.pk.removeprefix("OUTBOX#") for item in rows]
 
     @override
+    def set_aside(self, row_id: str, reason: str, at: datetime) -> bool:
+        return self._move(row_id, ("unsent", "aside"), at, reason)
+
+    @override
+    def take_back(self, row_id: str, at: datetime) -> bool:
+        return self._move(row_id, ("aside", "unsent"), at, None)
+
+    def _move(self, row_id: str, lists: tuple[str, str], at: datetime, reason: str | None) -> bool:
+        """Move a row from one list to another. What its body says stays unread: it may be what is wrong."""
+        place = _Place(f"OUTBOX#{row_id}", "OUTBOX")
+        before, after = (f"{name}#{_shard(place)}" for name in lists)
+        try:
+            item = self._item.get(place.pk, place.sk, consistent_read=True)
+        except DoesNotExist:
+            return False
+        if item.agenda_pk != before:
+            return False
+        item.agenda_pk, item.agenda_at, item.aside = after, _milliseconds(at), reason
+        try:
+            item.save(condition=(self._item.version == item.version) & (self._item.agenda_pk == before))
+        except PutError as error:
+            if _is_race(error):
+                return False
+            raise
+        return True
+
+    @override
+    def rows_aside(self, limit: int) -> list[RowAside]:
+        listed = sorted(self._on_agenda("aside", None, limit), key=lambda item: item.agenda_at or 0)[:limit]
+        found = []
+        for entry in listed:
+            try:
+                item = self._item.get(entry.pk, entry.sk, consistent_read=True)
+            except DoesNotExist:
+                continue
+            found.append(
+                RowAside(item.pk.removeprefix("OUTBOX#"), _moment(entry.agenda_at or 0), item.aside or "not known")
+            )
+        return found
+
+    @override
+    def count_aside(self) -> int:
+        return self._count("aside")
+
+    @override
     def oldest_unsent_row(self) -> datetime | None:
         oldest = [item.agenda_at or 0 for item in self._on_agenda("unsent", None, limit=1)]
         return _moment(min(oldest)) if oldest else None
@@ -676,7 +734,7 @@ def _read[T](item: Item, kind: str, shape: type[T]) -> T:
     place = f"{item.pk}/{item.sk}"
     try:
         return from_stored(upgraded(kind, item.schema, json.loads(item.body), place=place), shape)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         message = f"{place} does not have the shape of schema {item.schema} of {kind}: {error}"
         raise DamagedItemError(message) from error
 

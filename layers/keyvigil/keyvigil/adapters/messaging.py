@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import batched
 from typing import TYPE_CHECKING, Any, override
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from keyvigil.adapters.alert_documents import document
 from keyvigil.adapters.aws import config, session
@@ -30,6 +30,17 @@ _SEVERITIES = list(Severity)
 _KEY = "KmsMasterKeyId"
 _REDRIVE = "RedrivePolicy"
 _NOT_TAKEN = {"InvalidParameter", "InvalidParameterException"}
+# What is wrong with the message itself, so that no repetition helps: too large, or not of the form that it must have.
+# Sources: https://docs.aws.amazon.com/sns/latest/api/API_Publish.html#API_Publish_Errors
+# https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEventsResultEntry.html
+_NEVER_TAKEN = _NOT_TAKEN | {
+    "InvalidParameterValue",
+    "InvalidParameterValueException",
+    "MalformedDetail",
+    "InvalidArgument",
+    "ValidationError",
+    "ValidationException",
+}
 # Source: https://docs.aws.amazon.com/sns/latest/api/API_Subscribe.html#API_Subscribe_Errors
 _FULL = {
     "FilterPolicyLimitExceeded",
@@ -97,8 +108,9 @@ class AwsNotifier(Notifier):
             raise _not_delivered("EventBridge", error) from error
         # PutEvents answers 200 although it refused an entry.
         if answer["FailedEntryCount"]:
-            message = f"EventBridge refused the event: {answer['Entries'][0].get('ErrorCode')}"
-            raise DeliveryError(message)
+            code = answer["Entries"][0].get("ErrorCode")
+            message = f"EventBridge refused the event: {code}"
+            raise DeliveryError(message, refused=code in _NEVER_TAKEN)
 
 
 def _by_protocol(document_of_it: str, words: str) -> str:
@@ -109,7 +121,10 @@ def _by_protocol(document_of_it: str, words: str) -> str:
 def _not_delivered(service: str, error: ClientError | BotoCoreError) -> DeliveryError:
     if isinstance(error, ClientError):
         code = error.response.get("Error", {}).get("Code")
-        return DeliveryError(f"{service} did not take the message: {code}")
+        return DeliveryError(f"{service} did not take the message: {code}", refused=code in _NEVER_TAKEN)
+    if isinstance(error, ParamValidationError):
+        # Raised before anything was sent: it says nothing about whether the service answers.
+        return DeliveryError(f"{service} was not asked: the message has no valid form", refused=True)
     return DeliveryError(f"{service} did not take the message: {type(error).__name__}", unreachable=True)
 
 

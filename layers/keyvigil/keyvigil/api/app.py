@@ -551,6 +551,19 @@ def get_fleet() -> dict[str, Any]:
     return views.fleet(wiring.read_fleet()())
 
 
+@app.get("/fleet/outbox")
+def list_outbox() -> dict[str, Any]:
+    """List outbox rows that were set aside, oldest first."""
+    return {"items": [views.row_aside(each) for each in wiring.outbox_aside().rows()], "next_token": None}
+
+
+@app.post("/fleet/outbox/<row_id>/resend")
+def resend_row(row_id: str) -> dict[str, Any]:
+    """Have an outbox row that was set aside sent again, by the next sweeps."""
+    wiring.outbox_aside().send_again(row_id)
+    return {"row_id": row_id}
+
+
 @app.post("/fleet/brake")
 def pull_brake(body: Annotated[PullBrake, Body()]) -> dict[str, Any]:
     """Engage or release the brake."""

@@ -13,6 +13,7 @@ from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.keys import Key, is_stale
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.ports import Page, ValidationAnswer
+from keyvigil.use_cases.outbox_aside import AsideView
 from keyvigil.use_cases.read_fleet import Fleet
 
 
@@ -144,6 +145,11 @@ def subscription(shown: Subscription) -> dict[str, Any]:
 def fleet(shown: Fleet) -> dict[str, Any]:
     """The state of everything under watch."""
     return {**to_plain(shown), "brake": [brake(each) for each in shown.brake]}
+
+
+def row_aside(shown: AsideView) -> dict[str, Any]:
+    """An outbox row that was set aside."""
+    return dict(to_plain(shown))
 
 
 def brake(shown: Brake) -> dict[str, Any]:

@@ -141,6 +141,19 @@ def request(
     )
 
 
+_ANSWER_OF_STATUS = {
+    ClusterStatus.LOCKED: LockResult.LOCKED,
+    ClusterStatus.ACTIVE: LockResult.UNLOCKED,
+    ClusterStatus.LOCK_FAILED: LockResult.FAILED,
+    ClusterStatus.UNLOCK_FAILED: LockResult.FAILED,
+}
+
+
+def answer_of(cluster: Cluster) -> LockResult | None:
+    """What was answered to a cluster's newest request; None if nothing was."""
+    return _ANSWER_OF_STATUS.get(cluster.status)
+
+
 class Answer(StrEnum):
     """What became of a control plane's answer."""
 

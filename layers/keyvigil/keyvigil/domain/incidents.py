@@ -8,7 +8,7 @@ from typing import assert_never
 
 from keyvigil.domain.actors import Actor
 from keyvigil.domain.brake import BrakeDecision, BrakeVerb
-from keyvigil.domain.clusters import Cluster, ClusterStatus
+from keyvigil.domain.clusters import UNDER_WAY, Cluster, ClusterStatus, answer_of
 from keyvigil.domain.held import HeldFor
 from keyvigil.domain.keys import Key, KeyStatus
 from keyvigil.domain.projects import Approval, Enforcement, Project
@@ -391,6 +391,7 @@ class Mending(StrEnum):
     START_RECOVERY = "START_RECOVERY"
     SETTLE_LOCKOUT = "SETTLE_LOCKOUT"
     SETTLE_RECOVERY = "SETTLE_RECOVERY"
+    WAKE = "WAKE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -433,7 +434,7 @@ def decide_mending(
             wait = restart_after(incident.lockouts)
         case Mending.START_RECOVERY:
             wait = restart_after(incident.recoveries)
-        case Mending.NONE | Mending.SETTLE_LOCKOUT | Mending.SETTLE_RECOVERY:
+        case Mending.NONE | Mending.SETTLE_LOCKOUT | Mending.SETTLE_RECOVERY | Mending.WAKE:
             wait = RESTART_AFTER
         case _:
             assert_never(decision.mending)
@@ -510,3 +511,22 @@ def _mending_of_lockout(
     if incident.status is IncidentStatus.HELD and wanted.held_for not in {None, incident.held_for}:
         return MendingDecision(mending=Mending.START_LOCKOUT, reason=f"it should be held for {wanted.held_for}")
     return MendingDecision(mending=Mending.NONE, reason="it is as it should be")
+
+
+UNHEARD_AFTER = timedelta(seconds=30)
+"""How long after the last answer an execution must have gone on: waking its steps takes a second or two."""
+
+
+def unheard(incident: Incident, clusters: list[Cluster], now: datetime) -> list[Cluster]:
+    """The clusters whose answer the incident's execution may not have heard of, although nothing is under way any more.
+
+    Who takes an answer writes it down and wakes the step that waits for it. If it got no further than the table, the
+    step would wait for as long as a step may, 35 minutes, and a recovery with it.
+    """
+    mine = {each.cluster_id for each in incident.clusters}
+    asked = [each for each in clusters if each.cluster_id in mine and each.task_token is not None]
+    if incident.status not in {IncidentStatus.LOCKING, IncidentStatus.UNLOCKING}:
+        return []
+    if any(each.status in UNDER_WAY or now - each.status_changed_at < UNHEARD_AFTER for each in asked):
+        return []
+    return [each for each in asked if answer_of(each) is not None]

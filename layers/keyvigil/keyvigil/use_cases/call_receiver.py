@@ -15,6 +15,7 @@ from keyvigil.domain.clusters import (
     LockResult,
     LockVia,
     Preset,
+    answer_of,
 )
 from keyvigil.domain.lock_calls import (
     ATTEMPTS,
@@ -34,13 +35,6 @@ from keyvigil.use_cases.retrying import until_committed
 from keyvigil.use_cases.telling import Telling
 
 type Receivers = Mapping[tuple[LockVia, Preset], LockReceiver]
-
-_ANSWER_OF_STATUS = {
-    ClusterStatus.LOCKED: LockResult.LOCKED,
-    ClusterStatus.ACTIVE: LockResult.UNLOCKED,
-    ClusterStatus.LOCK_FAILED: LockResult.FAILED,
-    ClusterStatus.UNLOCK_FAILED: LockResult.FAILED,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +118,7 @@ class CallReceiver:
 
     def _wake_again(self, cluster: Cluster) -> None:
         """An answer may have been recorded by somebody who got no further: the same one again wakes the step."""
-        result = _ANSWER_OF_STATUS.get(cluster.status)
+        result = answer_of(cluster)
         if result is not None:
             self._answer(cluster, result, cluster.detail)
 

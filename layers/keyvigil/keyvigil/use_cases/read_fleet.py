@@ -9,7 +9,8 @@ from functools import partial
 from keyvigil.domain.brake import Brake
 from keyvigil.domain.canaries import Canary, outcome_now, speakers
 from keyvigil.domain.clusters import ClusterStatus
-from keyvigil.domain.keys import KeyStatus, is_stale
+from keyvigil.domain.keys import Key, KeyStatus, is_stale
+from keyvigil.domain.projects import Project
 from keyvigil.domain.verdicts import Outcome
 from keyvigil.ports import Clock, Page, RoleAudit, Store, SweepRecord
 
@@ -64,8 +65,8 @@ class ReadFleet:
         self._store = store
         self._clock = clock
 
-    def __call__(self) -> Fleet:
-        """Count."""
+    def __call__(self, visit: Callable[[Project, Key], None] = lambda _project, _key: None) -> Fleet:
+        """Count, and show every key to whoever wants more than counts."""
         now = self._clock.now()
         keys: Counter[KeyStatus] = Counter(dict.fromkeys(KeyStatus, 0))
         clusters: Counter[ClusterStatus] = Counter(dict.fromkeys(ClusterStatus, 0))
@@ -74,6 +75,7 @@ class ReadFleet:
         for project in every(self._store.projects):
             name = project.project_id
             for key in every(partial(self._store.keys, name)):
+                visit(project, key)
                 keys[key.health.status] += 1
                 regions.add(key.region)
                 unknown += key.health.unknown_since is not None

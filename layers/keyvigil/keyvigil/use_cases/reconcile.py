@@ -5,13 +5,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from keyvigil.domain.clusters import Cluster, answer_of
 from keyvigil.domain.incidents import (
     Incident,
     IncidentStatus,
     Mending,
+    MendingDecision,
     WorkflowKind,
     decide_mending,
     newest_executions,
+    unheard,
 )
 from keyvigil.errors import DamagedItemError, NewerItemError, in_short
 from keyvigil.ports import Clock, ExecutionState, Ids, OutboxRelay, Put, Store, Workflow
@@ -127,27 +130,42 @@ class Reconcile:
         clusters = self._store.clusters_of_key(project_id, incident.key_id)
         brake = view.ask(incident, key).decision
         decision = decide_mending(incident, key, project, clusters, brake, probes=self._probes, now=now)
-        if decision.mending is Mending.NONE or self._is_worked_on(incident, now):
+        waiting = unheard(incident, clusters, now)
+        if decision.mending is Mending.NONE and not waiting:
             return
+        states = {self._workflow.state(name) for name in newest_executions(incident)}
+        if ExecutionState.RUNNING in states:
+            self._wake(incident, waiting, report)
+            return
+        if decision.mending is Mending.NONE or (ExecutionState.NOT_STARTED in states and _is_on_its_way(incident, now)):
+            return
+        self._carry_out(decision, incident)
+        report.mended.append((incident_id, decision.mending, decision.reason))
+
+    def _carry_out(self, decision: MendingDecision, incident: Incident) -> None:
+        where = incident.project_id, incident.key_id, incident.incident_id
         match decision.mending:
             case Mending.START_LOCKOUT:
                 self._ask(incident, WorkflowKind.LOCKOUT, decision.reason)
             case Mending.START_RECOVERY:
                 self._ask(incident, WorkflowKind.RECOVERY, decision.reason)
             case Mending.SETTLE_LOCKOUT:
-                self._settle_lockout(project_id, incident.key_id, incident_id)
+                self._settle_lockout(*where)
             case Mending.SETTLE_RECOVERY:
-                self._settle_recovery(project_id, incident.key_id, incident_id)
+                self._settle_recovery(*where)
+            case Mending.NONE | Mending.WAKE:
+                return
             case _:
                 assert_never(decision.mending)
-        report.mended.append((incident_id, decision.mending, decision.reason))
 
-    def _is_worked_on(self, incident: Incident, now: datetime) -> bool:
-        """Whether an execution is at work, or one that was asked for is still on its way."""
-        states = {self._workflow.state(name) for name in newest_executions(incident)}
-        asked = incident.execution_asked_at
-        on_its_way = asked is not None and now - asked < START_MAY_TAKE
-        return ExecutionState.RUNNING in states or (on_its_way and ExecutionState.NOT_STARTED in states)
+    def _wake(self, incident: Incident, waiting: list[Cluster], report: ReconcileReport) -> None:
+        """Bring an execution the answers that may not have reached it."""
+        for each in waiting:
+            answer = answer_of(each)
+            if answer is not None and each.task_token is not None:
+                self._workflow.complete(each.task_token, answer, each.detail)
+        if waiting:
+            report.mended.append((incident.incident_id, Mending.WAKE, "all that it waits for was answered"))
 
     def _ask(self, incident: Incident, kind: WorkflowKind, reason: str) -> None:
         row, asked, name = self._telling.execution(incident, kind)
@@ -155,3 +173,9 @@ class Reconcile:
         self._store.commit(
             [Put(asked), row, self._telling.entry(incident.incident_id, "incident.taken_up_again", detail)]
         )
+
+
+def _is_on_its_way(incident: Incident, now: datetime) -> bool:
+    """Whether a start that was asked for may still be carried out."""
+    asked = incident.execution_asked_at
+    return asked is not None and now - asked < START_MAY_TAKE

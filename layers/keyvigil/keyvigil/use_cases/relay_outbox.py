@@ -1,11 +1,12 @@
 """Deliver outbox rows: to the project's or operator's topic, the bus, the workflows and receivers, each by itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from keyvigil.domain.alerts import OutboxRow, Target
-from keyvigil.errors import ConflictError, DeliveryError, in_short
+from keyvigil.domain.outbox_faults import decide_aside
+from keyvigil.errors import ConflictError, DamagedItemError, DeliveryError, in_short
 from keyvigil.ports import Clock, Notifier, Put, ReceiverCalls, Store, Workflow
 
 
@@ -13,15 +14,30 @@ from keyvigil.ports import Clock, Notifier, Put, ReceiverCalls, Store, Workflow
 class RelayResult:
     """What became of the rows: how many are sent now, and which targets of which rows did not take theirs.
 
-    A failure without a target is a row that could not even be read.
+    A failure without a target is a row that could not even be read, or not be marked. `set_aside` are the rows that
+    no repetition would help, with the reason: they are not sent again until somebody asks for it.
     """
 
     sent: int
     failures: tuple[tuple[str, Target | None, str], ...]
+    set_aside: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(kw_only=True)
+class _Round:
+    """What one call of the relay has found so far."""
+
+    sent: int = 0
+    failures: list[tuple[str, Target | None, str]] = field(default_factory=list)
+    set_aside: list[tuple[str, str]] = field(default_factory=list)
+    unreachable: set[Target] = field(default_factory=set)
 
 
 class RelayOutbox:
-    """Delivers rows at least once. What fails stays unsent, and the reconciler asks for it again."""
+    """Delivers rows at least once. What fails stays unsent, and the reconciler asks for it again.
+
+    No row holds up another, whatever is wrong with it: not in its batch, and not in the sweeps to come.
+    """
 
     def __init__(
         self,
@@ -47,38 +63,69 @@ class RelayOutbox:
         What locks and unlocks goes before what tells of it, and a service that does not answer is not asked
         again for the rest of the batch: its time-outs would use up the time of everything behind it.
         """
-        sent = 0
-        failures: list[tuple[str, Target | None, str]] = []
-        rows = self._read(row_ids, failures)
-        unreachable: set[Target] = set()
+        found = _Round()
+        rows = self._read(row_ids, found)
         for row in sorted(rows, key=lambda each: each.alert is not None):
-            delivered: list[Target] = []
-            for target in row.missing:
-                if target in unreachable:
-                    failures.append((row.row_id, target, "it did not answer a moment ago"))
-                    continue
-                try:
-                    self._deliver(row, target)
-                    delivered.append(target)
-                except DeliveryError as error:
-                    failures.append((row.row_id, target, str(error)))
-                    if error.unreachable:
-                        unreachable.add(target)
-            sent += self._mark(row, delivered)
-        return RelayResult(sent=sent, failures=tuple(failures))
+            self._send(row, found)
+        return RelayResult(sent=found.sent, failures=tuple(found.failures), set_aside=tuple(found.set_aside))
 
-    def _read(self, row_ids: Sequence[str], failures: list[tuple[str, Target | None, str]]) -> list[OutboxRow]:
+    def _read(self, row_ids: Sequence[str], found: _Round) -> list[OutboxRow]:
         """The rows that are there. One that cannot be read does not hold up the others of its batch."""
         rows = []
         for row_id in dict.fromkeys(row_ids):
             try:
                 row = self._store.outbox_row(row_id)
+            except DamagedItemError as error:
+                if not self._set_aside(row_id, in_short(error), found):
+                    found.failures.append((row_id, None, in_short(error)))
+                continue
             except Exception as error:  # noqa: BLE001  whatever it is, the other rows must go out
-                failures.append((row_id, None, in_short(error)))
+                found.failures.append((row_id, None, in_short(error)))
                 continue
             if row is not None:
                 rows.append(row)
         return rows
+
+    def _send(self, row: OutboxRow, found: _Round) -> None:
+        delivered: list[Target] = []
+        faults: dict[Target, Exception] = {}
+        for target in row.missing:
+            if target in found.unreachable:
+                faults[target] = DeliveryError("it did not answer a moment ago")
+                continue
+            try:
+                self._deliver(row, target)
+                delivered.append(target)
+            except DeliveryError as error:
+                faults[target] = error
+                if error.unreachable:
+                    found.unreachable.add(target)
+            except Exception as error:  # noqa: BLE001  a row that makes our own code stumble must not stop the others
+                faults[target] = error
+        found.failures += [(row.row_id, target, _why(error)) for target, error in faults.items()]
+        try:
+            found.sent += self._mark(row, delivered)
+        except Exception as error:  # noqa: BLE001  what is not marked is sent again: a duplicate, and nothing is lost
+            found.failures.append((row.row_id, None, f"not marked as delivered: {in_short(error)}"))
+            return
+        reason = decide_aside(
+            {target: isinstance(each, DeliveryError) and each.refused for target, each in faults.items()},
+            {target: not isinstance(each, DeliveryError) for target, each in faults.items()},
+            age=self._clock.now() - row.created_at,
+        )
+        if reason is not None:
+            words = "; ".join(f"{target}: {_why(each)}" for target, each in faults.items())
+            self._set_aside(row.row_id, f"{reason}: {words}", found)
+
+    def _set_aside(self, row_id: str, reason: str, found: _Round) -> bool:
+        try:
+            moved = self._store.set_aside(row_id, reason, self._clock.now())
+        except Exception as error:  # noqa: BLE001  it stays on the list, and the next sweep tries again
+            found.failures.append((row_id, None, f"not set aside: {in_short(error)}"))
+            return False
+        if moved:
+            found.set_aside.append((row_id, reason))
+        return moved
 
     def _mark(self, row: OutboxRow, delivered: Sequence[Target]) -> bool:
         if not delivered:
@@ -122,3 +169,7 @@ class RelayOutbox:
         if row.lock_request is not None:
             asked = row.lock_request
             self._receiver_calls.ask(asked.project_id, asked.cluster_id, asked.fence)
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, DeliveryError) else in_short(error)
