@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from keyvigil_cli import cloud_processes, local_stack
+from keyvigil_cli import cloud_processes, local_stack, owned_process
 from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.cloud_processes import processes_of
 from keyvigil_cli.local_cloud import LocalCloud, StackOutputs
@@ -73,6 +73,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Checko
         for pid in processes_of(folder):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    while owned_process._LEFT:
+        owned_process._LEFT.pop().wait()
 
 
 def local(verb: str, *more: str) -> Printed:
