@@ -74,7 +74,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Checko
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     while owned_process._LEFT:
-        owned_process._LEFT.pop().wait()
+        owned_process._LEFT.pop().wait(10)
 
 
 def local(verb: str, *more: str) -> Printed:
