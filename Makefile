@@ -153,6 +153,10 @@ snapshot: .venv/.installed ## accept the rendered template and alerts as they ar
 schemas: .venv/.installed ## accept the shapes of stored items that got a schema number of their own: read the diff
 	@.venv/bin/python -m tests.integration.item_shapes
 
+.PHONY: event-schemas
+event-schemas: .venv/.installed ## docs/schemas/*.json, from the code that makes alerts, lock requests and their answers
+	@.venv/bin/python -m tests.event_schemas
+
 .PHONY: cost
 cost: .venv/.installed ## README's table of what watching itself costs, counted in the rendered template
 	@.venv/bin/python -m tests.infra.watching_cost

@@ -12,6 +12,7 @@ import urllib3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
 
 from keyvigil_cli.api_client import ApiClient, ApiProblemError, JsonObject
 from keyvigil_cli.checkout import Checkout
@@ -125,6 +126,78 @@ def test_a_tenants_role_reaches_its_project_and_no_other(stage: Stage, theirs: t
     of_other = {route: status_of(tenant, *route) for route in routes(other.project_id)}
     assert {route: status for route, status in of_other.items() if status != 403} == {}
     assert stage.api.get("projects", other.project_id)["project_id"] == other.project_id
+
+
+def test_a_tenants_alerts_reach_its_own_queue_and_nobody_elses(stage: Stage, theirs: tuple[Project, Project]) -> None:
+    mine, other = theirs
+    queues = {project.project_id: stage.alert_queue(project) for project in theirs}
+    keys = {project.project_id: stage.watched_key(project) for project in theirs}
+    for project in theirs:
+        keys[project.project_id].disable()
+        assert keys[project.project_id].check()["status"] == "SUSPECT"
+    for queue in queues.values():
+        queue.wait_for("key.suspect")
+
+    # Another tenant follows under the same id; its queue is new, as everything else of it.
+    keys[other.project_id].enable()
+    other.wait_for_key_status(keys[other.project_id].key_id, "HEALTHY")
+    stage.api.delete("projects", other.project_id, "keys", keys[other.project_id].key_id)
+    stage.api.delete("projects", other.project_id)
+    follows = Project.create(stage.api, other.project_id)
+    assert follows.alert_topic_arn == other.alert_topic_arn
+    late = stage.alert_queue(follows)
+    keys[mine.project_id].enable()
+    mine.wait_for_key_status(keys[mine.project_id].key_id, "HEALTHY")
+    queues[mine.project_id].wait_for("key.recovered")
+
+    asked_for = stage.api.get("projects", follows.project_id, "subscriptions")["items"]
+    sent = stage.api.post("projects", follows.project_id, "subscriptions", asked_for[0]["subscription_id"], "test")
+    late.wait_for("subscription.test")
+    assert [alert["alert_id"] for alert in late.collect()] == [sent["alert_id"]]
+    for project in theirs:
+        received = queues[project.project_id].collect()
+        assert {alert["project_id"] for alert in received} == {project.project_id}
+        assert {alert["key"]["arn"] for alert in received} == {keys[project.project_id].key.key_arn}
+
+
+def test_nobody_but_keyvigil_publishes_to_a_projects_topic(stage: Stage) -> None:
+    project = stage.project()
+    queue = stage.alert_queue(project)
+    topic = project.alert_topic_arn
+    # The account's root may do everything that no policy denies.
+    with pytest.raises(ClientError, match="AuthorizationError"):
+        stage.cloud.session().client("sns").publish(TopicArn=topic, Message="{}")
+    with pytest.raises(ClientError, match="AuthorizationError"):
+        stage.cloud.session(CUSTOMER_ACCOUNT).client("sns").publish(TopicArn=topic, Message="{}")
+    operators = stage.outputs["OperatorTopicArn"]
+    with pytest.raises(ClientError, match="AuthorizationError"):
+        stage.cloud.session(CUSTOMER_ACCOUNT).client("sns").publish(TopicArn=operators, Message="{}")
+
+    [subscription] = stage.api.get("projects", project.project_id, "subscriptions")["items"]
+    stage.api.post("projects", project.project_id, "subscriptions", subscription["subscription_id"], "test")
+    queue.wait_for("subscription.test")
+    assert [alert["type"] for alert in queue.collect()] == ["subscription.test"]
+
+
+def test_a_topic_takes_no_message_over_plain_http_from_a_network(stage: Stage) -> None:
+    """The local cloud is reached over the loopback address: without that exemption the same policy denies it."""
+    project = stage.project()
+    sns = stage.cloud.session().client("sns")
+    policy = json.loads(sns.get_topic_attributes(TopicArn=project.alert_topic_arn)["Attributes"]["Policy"])
+    [only_tls] = [each for each in policy["Statement"] if each["Sid"] == "OnlyOverTls"]
+    scratch = sns.create_topic(Name=stage.name())["TopicArn"]
+
+    def set_policy(condition: JsonObject) -> None:
+        statement = {**only_tls, "Resource": scratch, "Condition": condition}
+        text = json.dumps({**policy, "Statement": [statement]})
+        sns.set_topic_attributes(TopicArn=scratch, AttributeName="Policy", AttributeValue=text)
+
+    set_policy(only_tls["Condition"])
+    sns.publish(TopicArn=scratch, Message="from this machine")
+    set_policy({"Bool": only_tls["Condition"]["Bool"]})
+    with pytest.raises(ClientError, match="AuthorizationError"):
+        sns.publish(TopicArn=scratch, Message="in the clear")
+    sns.delete_topic(TopicArn=scratch)
 
 
 class _LiteralPath(SigV4Auth):

@@ -173,6 +173,8 @@ def _narrowed(operator: str, key: str, value: Any) -> str:
     match operator, key, value:
         case "ArnLike", "aws:SourceArn", source:
             return f", from {_name(source)}"
+        case "StringEquals", "aws:SourceAccount", {"Ref": "AWS::AccountId"}:
+            return ", of this account"
         case "StringEquals", "aws:PrincipalOrgID", organization:
             return f", of {_name(organization)}"
         case "Bool", "events:eventBusInvocation", "true":

@@ -152,6 +152,15 @@ def _undelivered(template: Template) -> Iterator[Permission]:
             yield from _in_policies(template, "AWS::SQS::QueuePolicy", "sqs:SendMessage", lets_in)
 
 
+def _alarms(template: Template) -> Iterator[Permission]:
+    told = {
+        _target(action) for alarm in _of_type(template, "AWS::CloudWatch::Alarm") for action in alarm["AlarmActions"]
+    }
+    for topic in sorted(told):
+        lets_in = f"{topic} by cloudwatch, of this account, from alarm:<stack>-*"
+        yield from _in_policies(template, "AWS::SNS::TopicPolicy", "sns:Publish", lets_in)
+
+
 def _rules(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
     for logical_id, resource in template["Resources"].items():
         if resource["Type"] == "AWS::Events::Rule":
@@ -381,6 +390,13 @@ NEEDS = (
         "https://docs.aws.amazon.com/sns/latest/dg/sns-configure-dead-letter-queue.html",
         "sends nothing to a subscription's dead letters",
         _undelivered,
+    ),
+    Need(
+        "alarms",
+        "CloudWatch may publish to a topic that has a policy of its own only if that lets the alarm in",
+        "https://docs.aws.amazon.com/sns/latest/dg/sns-access-policy-use-cases.html",
+        "publishes without asking the topic's policy",
+        _alarms,
     ),
     Need(
         "a rule's target",

@@ -90,8 +90,8 @@ def a_control_plane_answers_and_the_step_that_waits_wakes(scene: Scene) -> None:
     scene.wakes(step)
 
 
-@drill(on(API, TOPICS, "sns:GetTopicAttributes", "sns:SetTopicAttributes"), with_key=True)
-def a_topic_that_a_request_which_died_left_without_the_key_gets_it(scene: Scene) -> None:
+@drill(on(API, TOPICS, "sns:GetTopicAttributes", "sns:SetTopicAttributes"), with_faults=True)
+def a_topic_that_a_request_which_died_left_open_is_closed(scene: Scene) -> None:
     name = scene.name()
     topic = f"arn:aws:sns:{REGION}:{OPERATOR_ACCOUNT}:{STACK_NAME}-project-{name}"
     scene.session.client("sns").create_topic(Name=topic.rpartition(":")[2])
@@ -107,7 +107,8 @@ def a_topic_that_a_request_which_died_left_without_the_key_gets_it(scene: Scene)
     with scene.faults.failing(refusal):
         scene.api.post("projects", body={"project_id": name, "name": name})
     attributes = scene.session.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
-    assert attributes.get("KmsMasterKeyId") == scene.stack_key
+    assert (attributes.get("KmsMasterKeyId") or None) == scene.stack_key
+    assert "OnlyKeyVigilPublishes" in attributes["Policy"]
     scene.api.delete("projects", name)
 
 
@@ -158,6 +159,33 @@ def a_recovery_that_ended_without_settling_is_settled(scene: Scene) -> None:
     )
     scene.sweep()
     assert scene.incident(outage).status is IncidentStatus.RESOLVED
+
+
+@drill(
+    on(SWEEP, "stateMachine:<stack>-cluster-lockout", "states:ListExecutions"),
+    on(SWEEP, "execution:<stack>-cluster-lockout:*", "states:StopExecution"),
+)
+def a_lockout_whose_incident_is_over_is_stopped(scene: Scene) -> None:
+    is_stopped(scene, WorkflowKind.LOCKOUT, "cluster-lockout")
+
+
+@drill(
+    on(SWEEP, "stateMachine:<stack>-cluster-recovery", "states:ListExecutions"),
+    on(SWEEP, "execution:<stack>-cluster-recovery:*", "states:StopExecution"),
+)
+def a_recovery_whose_incident_is_over_is_stopped(scene: Scene) -> None:
+    is_stopped(scene, WorkflowKind.RECOVERY, "cluster-recovery")
+
+
+def is_stopped(scene: Scene, kind: WorkflowKind, machine: str) -> None:
+    """Have an execution wait for its next probe, end its incident behind its back, and see a sweep stop it."""
+    outage = scene.suspicion()
+    name = f"{outage.incident_id}-{kind}-1"
+    arn = f"arn:aws:states:{REGION}:{OPERATOR_ACCOUNT}:execution:{STACK_NAME}-{machine}:{name}"
+    scene.begin(arn, outage)
+    scene.end_incident(outage)
+    scene.sweep()
+    assert scene.status_of(arn) == "ABORTED"
 
 
 @drill(on(SWEEP, "function:<stack>-relay-outbox", "lambda:InvokeFunction"))

@@ -19,9 +19,11 @@ _STORY_SECONDS = 500
 
 MISSED = [(permission, drill) for drill in DRILLS.values() for permission in drill.misses]
 ON_PLAIN_STACK = [
-    pytest.param(permission, drill, id=str(permission)) for permission, drill in MISSED if not drill.with_key
+    pytest.param(permission, drill, id=str(permission)) for permission, drill in MISSED if not drill.on_full_stack
 ]
-ONLY_WITH_KEY = [pytest.param(permission, drill, id=str(permission)) for permission, drill in MISSED if drill.with_key]
+ON_FULL_STACK = [
+    pytest.param(permission, drill, id=str(permission)) for permission, drill in MISSED if drill.on_full_stack
+]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,8 +55,8 @@ def test_a_permission_is_missed(
     misses(plain, permission, drill, noticed)
 
 
-@pytest.mark.parametrize(("permission", "drill"), ONLY_WITH_KEY)
-def test_a_permission_that_is_granted_with_a_key_is_missed(
+@pytest.mark.parametrize(("permission", "drill"), ON_FULL_STACK)
+def test_a_permission_is_missed_by_the_stack_that_was_given_everything(
     permission: Permission, drill: Drill, full: Rehearsal, noticed: dict[Permission, str]
 ) -> None:
     misses(full, permission, drill, noticed)

@@ -40,6 +40,15 @@ def test_a_sweep_looks_at_some_topics_and_the_next_ones_at_the_rest(store: Memor
     assert topics.unencrypted == set()
 
 
+def test_a_topic_for_chat_is_kept_as_its_projects_topic_is() -> None:
+    store, topics = MemoryStore(), FakeTopics()
+    store.put(project(chat=True), project(project_id="other"))
+    topics.unencrypted = {project().chat_topic_arn}
+
+    assert KeepTopics(store, topics)().changed == [project().chat_topic_arn]
+    assert topics.looked_at.count(project().chat_topic_arn) == 1
+
+
 def test_topics_that_were_looked_at_are_not_asked_about_again(store: MemoryStore, topics: FakeTopics) -> None:
     keep = KeepTopics(store, topics)
     keep()
@@ -63,6 +72,13 @@ def test_a_topic_that_cannot_be_changed_delays_no_other_and_is_tried_again(
     assert second.changed == [topic(1)]
     assert keep().changed == []
     assert len(topics.looked_at) == 10
+
+
+def test_a_topic_from_before_topics_were_closed_is_closed(store: MemoryStore, topics: FakeTopics) -> None:
+    topics.unencrypted, topics.open = {topic(2)}, {topic(1), topic(2)}
+
+    assert KeepTopics(store, topics)().changed == [topic(1), topic(2)]
+    assert topics.unencrypted == topics.open == set()
 
 
 def subscribed(store: MemoryStore, topics: FakeTopics, number: int, **fields: Any) -> Subscription:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.keep_pointers import KeepPointers
     from keyvigil.use_cases.keep_topics import KeepTopics
     from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock
+    from keyvigil.use_cases.open_shut_clusters import OpenShutClusters
     from keyvigil.use_cases.outbox_aside import OutboxAside
     from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
     from keyvigil.use_cases.plan_sweep import PlanSweep
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
     from keyvigil.use_cases.relay_outbox import RelayOutbox
     from keyvigil.use_cases.settle_lockout import SettleLockout
+    from keyvigil.use_cases.stop_orphans import StopOrphans
     from keyvigil.use_cases.tell_stale import TellStale
     from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 
@@ -206,6 +208,22 @@ def reconcile() -> "Reconcile":
 
 
 @cache
+def open_shut_clusters() -> "OpenShutClusters":
+    """Bring back the clusters that nobody sees to any more."""
+    from keyvigil.use_cases.open_shut_clusters import OpenShutClusters
+
+    return OpenShutClusters(store(), clock(), ids())
+
+
+@cache
+def stop_orphans() -> "StopOrphans":
+    """Stop the executions whose incident is over."""
+    from keyvigil.use_cases.stop_orphans import StopOrphans
+
+    return StopOrphans(store(), workflow(), clock())
+
+
+@cache
 def tell_stale() -> "TellStale":
     """Tell the operator of keys that were not probed for too long."""
     from keyvigil.use_cases.tell_stale import TellStale
@@ -242,7 +260,9 @@ def keep_topics() -> "KeepTopics":
     from keyvigil.use_cases.keep_topics import KeepTopics
 
     # It makes no topics, so it needs neither their prefix nor their tags.
-    topics = SnsTopics("", {}, settings().optional("KMS_KEY_ARN"), settings().text("ALERT_DEAD_LETTERS_ARN"))
+    topics = SnsTopics(
+        "", {}, settings().optional("KMS_KEY_ARN"), settings().text("ALERT_DEAD_LETTERS_ARN"), _publishers()
+    )
     return KeepTopics(store(), topics)
 
 
@@ -393,7 +413,13 @@ def _topics() -> "Topics":
         {"keyvigil:stack": stack},
         settings().optional("KMS_KEY_ARN"),
         settings().text("ALERT_DEAD_LETTERS_ARN"),
+        _publishers(),
     )
+
+
+def _publishers() -> list[str]:
+    """The roles that publish to projects' topics: the relay's, and the API's for test messages."""
+    return settings().text("TOPIC_PUBLISHERS").split(",")
 
 
 @cache

@@ -12,7 +12,8 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from keyvigil.adapters.alert_documents import document
 from keyvigil.adapters.aws import config, session
 from keyvigil.adapters.plain_data import lock_request_detail, rfc3339, to_plain
-from keyvigil.domain.alert_words import SUBJECT_LIMIT, mail, subject
+from keyvigil.adapters.topic_policies import same_policy, topic_policy
+from keyvigil.domain.alert_words import SUBJECT_LIMIT, chat, mail, subject
 from keyvigil.domain.alerts import SCHEMA_VERSION, TEST_TYPE, Alert, AlertStatus, LockRequest, Severity
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.errors import DeliveryError, RefusedError
@@ -21,7 +22,7 @@ from keyvigil.ports import CheckMessage, CheckQueue, FindActorMessage, Notifier,
 if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_sns import SNSClient
-    from mypy_boto3_sns.type_defs import TagTypeDef
+    from mypy_boto3_sns.type_defs import MessageAttributeValueTypeDef, TagTypeDef
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
@@ -29,6 +30,7 @@ SOURCE = "keyvigil"
 _SEVERITIES = list(Severity)
 _KEY = "KmsMasterKeyId"
 _REDRIVE = "RedrivePolicy"
+_POLICY = "Policy"
 _NOT_TAKEN = {"InvalidParameter", "InvalidParameterException"}
 # What is wrong with the message itself, so that no repetition helps: too large, or not of the form that it must have.
 # Sources: https://docs.aws.amazon.com/sns/latest/api/API_Publish.html#API_Publish_Errors
@@ -67,23 +69,22 @@ class AwsNotifier(Notifier):
 
     @override
     def publish(self, topic_arn: str, alert: Alert) -> None:
-        attributes = {
-            "type": str(alert.type),
-            "severity": str(alert.severity),
-            "status": str(alert.status),
-        }
-        if alert.project_id is not None:
-            attributes["project_id"] = alert.project_id
         try:
             self._sns.publish(
                 TopicArn=topic_arn,
                 Subject=subject(alert),
                 Message=_by_protocol(json.dumps(document(alert)), mail(alert)),
                 MessageStructure="json",
-                MessageAttributes={
-                    name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
-                },
+                MessageAttributes=_attributes(alert),
             )
+        except (ClientError, BotoCoreError) as error:
+            raise _not_delivered("SNS", error) from error
+
+    @override
+    def publish_to_chat(self, topic_arn: str, alert: Alert) -> None:
+        # Without MessageStructure: Amazon Q reads the message itself, and leaves out what is not of its form.
+        try:
+            self._sns.publish(TopicArn=topic_arn, Message=json.dumps(chat(alert)), MessageAttributes=_attributes(alert))
         except (ClientError, BotoCoreError) as error:
             raise _not_delivered("SNS", error) from error
 
@@ -111,6 +112,13 @@ class AwsNotifier(Notifier):
             code = answer["Entries"][0].get("ErrorCode")
             message = f"EventBridge refused the event: {code}"
             raise DeliveryError(message, refused=code in _NEVER_TAKEN)
+
+
+def _attributes(alert: Alert) -> "dict[str, MessageAttributeValueTypeDef]":
+    attributes = {"type": str(alert.type), "severity": str(alert.severity), "status": str(alert.status)}
+    if alert.project_id is not None:
+        attributes["project_id"] = alert.project_id
+    return {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
 
 
 def _by_protocol(document_of_it: str, words: str) -> str:
@@ -164,11 +172,14 @@ class SnsTopics(Topics):
         tags: dict[str, str],
         kms_key_arn: str | None = None,
         dead_letters_arn: str | None = None,
+        publishers: Sequence[str] = (),
     ) -> None:
         """Keep what every topic and subscription gets; nothing is called yet.
 
-        Without a key SNS encrypts nothing at rest; without a queue for dead letters it drops what nobody takes.
+        Without a key SNS encrypts nothing at rest; without a queue for dead letters it drops what nobody takes; without
+        `publishers`, the ARNs of the roles that publish, a topic keeps the policy that SNS gives it.
         """
+        self._publishers = tuple(publishers)
         self._prefix = name_prefix
         self._tags = tags
         self._key = kms_key_arn or ""
@@ -180,19 +191,35 @@ class SnsTopics(Topics):
 
     @override
     def create(self, project_id: str) -> str:
-        name = f"{self._prefix}{project_id}"
+        return self._create(f"{self._prefix}{project_id}")
+
+    @override
+    def create_for_chat(self, project_id: str) -> str:
+        return self._create(f"{self._prefix}{project_id}_chat")
+
+    def _create(self, name: str) -> str:
         tags: list[TagTypeDef] = [{"Key": name, "Value": value} for name, value in self._tags.items()]
-        if not self._key:
+        # From its first moment: a topic has no time in which everybody of the account may publish to it.
+        attributes = {_KEY: self._key} if self._key else {}
+        if self._publishers:
+            attributes[_POLICY] = topic_policy(self._arn_of(name), self._publishers)
+        if not attributes:
             return self._sns.create_topic(Name=name, Tags=tags)["TopicArn"]
         try:
-            return self._sns.create_topic(Name=name, Tags=tags, Attributes={_KEY: self._key})["TopicArn"]
+            return self._sns.create_topic(Name=name, Tags=tags, Attributes=attributes)["TopicArn"]
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") not in _NOT_TAKEN:
                 raise
         # A request that died left it with other attributes, which SNS takes for another topic.
         topic_arn = self._sns.create_topic(Name=name, Tags=tags)["TopicArn"]
         self.keep_encrypted(topic_arn)
+        self.keep_closed(topic_arn)
         return topic_arn
+
+    def _arn_of(self, name: str) -> str:
+        """A topic's ARN before there is one: in the account of who publishes to it."""
+        _, partition, _, _, account_id, _ = self._publishers[0].split(":", 5)
+        return f"arn:{partition}:sns:{self._sns.meta.region_name}:{account_id}:{name}"
 
     @override
     def keep_encrypted(self, topic_arn: str) -> bool:
@@ -201,6 +228,22 @@ class SnsTopics(Topics):
             if attributes.get(_KEY, "") == self._key:
                 return False
             self._sns.set_topic_attributes(TopicArn=topic_arn, AttributeName=_KEY, AttributeValue=self._key)
+        except ClientError as error:
+            if not _is_gone(error):
+                raise
+            return False
+        return True
+
+    @override
+    def keep_closed(self, topic_arn: str) -> bool:
+        if not self._publishers:
+            return False
+        policy = topic_policy(topic_arn, self._publishers)
+        try:
+            attributes = self._sns.get_topic_attributes(TopicArn=topic_arn)["Attributes"]
+            if same_policy(attributes.get(_POLICY, ""), policy):
+                return False
+            self._sns.set_topic_attributes(TopicArn=topic_arn, AttributeName=_POLICY, AttributeValue=policy)
         except ClientError as error:
             if not _is_gone(error):
                 raise

@@ -9,6 +9,7 @@ from keyvigil.domain.actors import Actor, in_words
 from keyvigil.domain.clusters import Cluster, ClusterStatus, LockAction, LockVia
 from keyvigil.domain.incidents import AffectedCluster, Incident, WorkflowKind
 from keyvigil.domain.keys import Key
+from keyvigil.domain.projects import Project
 from keyvigil.domain.verdicts import Remediation
 
 SCHEMA_VERSION = "1.0"
@@ -284,10 +285,19 @@ def runbook(kind: AlertType) -> str:
     return f"docs/alerts.md#{kind.replace('.', '')}"
 
 
+def is_of(row: "OutboxRow", project: Project) -> bool:
+    """Whether a row was written for this project, and not for an earlier one that had the same id.
+
+    What an earlier project still had to tell is nobody's any more: its subscribers went with it.
+    """
+    return row.project_id == project.project_id and row.created_at >= project.created_at
+
+
 class Target(StrEnum):
     """Where an outbox row goes. Each target is delivered to, and retried, by itself."""
 
     TOPIC = "topic"
+    CHAT = "chat"
     OPERATOR = "operator"
     BUS = "bus"
     WORKFLOW = "workflow"
@@ -371,10 +381,13 @@ class OutboxRow:
 
     @property
     def missing(self) -> tuple[Target, ...]:
-        """The targets that have not got it yet."""
+        """The targets that have not got it yet. What was sent when there were fewer targets is sent."""
+        if self.sent_at is not None:
+            return ()
         if self.alert is not None:
-            topic = Target.OPERATOR if self.for_operator or self.project_id is None else Target.TOPIC
-            wanted: tuple[Target, ...] = (topic, Target.BUS)
+            for_operator = self.for_operator or self.project_id is None
+            wanted: tuple[Target, ...] = (Target.OPERATOR,) if for_operator else (Target.TOPIC, Target.CHAT)
+            wanted = (*wanted, Target.BUS)
         elif self.lock_request is not None:
             wanted = (Target.BUS if self.lock_request.via is LockVia.EVENT else Target.RECEIVER,)
         else:

@@ -27,8 +27,9 @@ class KeepTopics:
     """Looks at every topic once, some in each sweep, and begins again only if one could not be changed.
 
     A sandbox lives for hours and a change of the stack's parameters makes a new one, so that is often enough. A topic
-    follows the stack's key; its subscriptions send what their endpoints do not take to the stack's dead letters, also
-    those that were made before there were any, or for a queue that was replaced since.
+    follows the stack's key, and nobody but KeyVigil can publish to it; its subscriptions send what their endpoints do
+    not take to the stack's dead letters, also those that were made before there were any, or for a queue that was
+    replaced since.
     """
 
     def __init__(self, store: Store, topics: Topics, *, at_once: int = TOPICS_A_SWEEP) -> None:
@@ -59,7 +60,9 @@ class KeepTopics:
 
     def _keep(self, project: Project, kept: KeptTopics) -> None:
         topic_arn = project.alert_topic_arn
-        self._each(kept, topic_arn, partial(self._topics.keep_encrypted, topic_arn))
+        self._each(kept, topic_arn, partial(self._keep_topic, topic_arn))
+        if project.chat:
+            self._each(kept, project.chat_topic_arn, partial(self._keep_topic, project.chat_topic_arn))
         subscriptions: list[Subscription] = []
         try:
             subscriptions += every(partial(self._store.subscriptions, project.project_id))
@@ -67,6 +70,10 @@ class KeepTopics:
             self._note(kept, topic_arn, error)
         for subscription in subscriptions:
             self._each(kept, subscription.subscription_arn, partial(self._redrive, subscription))
+
+    def _keep_topic(self, topic_arn: str) -> bool:
+        closed = self._topics.keep_closed(topic_arn)
+        return self._topics.keep_encrypted(topic_arn) or closed
 
     def _each(self, kept: KeptTopics, arn: str, change: Callable[[], bool]) -> None:
         try:

@@ -1,5 +1,6 @@
 """The registry: projects, keys, clusters and subscriptions, as the API sees them."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from keyvigil.domain.arns import (
 )
 from keyvigil.domain.aws_commands import trust_again
 from keyvigil.domain.backups import BACKUPS_NAMED
-from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings
+from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, next_fence
 from keyvigil.domain.endpoints import endpoint_problem
 from keyvigil.domain.key_events import pointers_to
 from keyvigil.domain.keys import (
@@ -70,6 +71,7 @@ from keyvigil.ports import (
 from keyvigil.use_cases.audit_roles import PROJECTS_A_REQUEST, AuditRoles
 from keyvigil.use_cases.read_fleet import every
 from keyvigil.use_cases.retrying import until_committed
+from keyvigil.use_cases.telling import Telling
 
 ARN_FORMAT = "arn:aws:kms:REGION:ACCOUNT_ID:key/KEY_ID"
 IN_THE_WAY_SHOWN = 100
@@ -100,6 +102,7 @@ class NewProject:
     check_interval_minutes: int
     grace_minutes: int
     probe_plan: str
+    chat: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +117,11 @@ class NewCluster:
     lock: LockSettings
 
 
+_DECIDES_LOCKOUTS = ("enforcement", "approval", "grace_minutes")
+
+
 class Projects:
-    """Makes, changes and removes projects, each with its topic."""
+    """Makes, changes and removes projects, each with its topic, and one for chat channels if that is asked for."""
 
     def __init__(self, store: Store, topics: Topics, clock: Clock, ids: Ids) -> None:
         """Keep the ports."""
@@ -158,7 +164,10 @@ class Projects:
             external_id=self._ids.external_id(),
             alert_topic_arn=self._topics.create(new.project_id),
             created_at=self._clock.now(),
+            chat=new.chat,
         )
+        if new.chat:
+            self._topics.create_for_chat(new.project_id)
         try:
             self._store.commit([Put(project)])
         except ConflictError as error:
@@ -166,20 +175,54 @@ class Projects:
             raise AlreadyExistsError(message) from error
         return replace(project, version=1)
 
-    def update(self, project_id: str, changes: dict[str, Any]) -> Project:
-        """Change what may be changed. The reconciler makes open incidents follow within a minute."""
+    def update(self, project_id: str, changes: dict[str, Any], *, by: str = "somebody") -> Project:
+        """Change what may be changed. The reconciler makes open incidents follow within a minute.
+
+        What decides about lockouts stands in the timelines of the project's open incidents too, with who changed it.
+        A topic for chat channels is made before the project says that it is there, and goes after it says that it
+        is not: what dies in between is mended by asking again.
+        """
+        made = None
+        if changes.get("chat"):
+            self.get(project_id)
+            made = self._topics.create_for_chat(project_id)
 
         def change() -> tuple[Project, int]:
             project = self.get(project_id)
             after = replace(project, **changes)
-            self._store.commit([Put(after)])
+            self._store.commit([Put(after), *self._told_to_incidents(project, after, by)])
             return after, project.check_interval_minutes
 
-        project, interval_before = until_committed(change)
+        try:
+            project, interval_before = until_committed(change)
+        except NotFoundError:
+            if made is not None:
+                self._topics.delete(made)
+            raise
+        if changes.get("chat") is False:
+            self._topics.delete(project.chat_topic_arn)
         if project.check_interval_minutes < interval_before:
             for key in every(lambda limit, token: self._store.keys(project_id, limit, token)):
                 until_committed(self._make_due_sooner, project, key.key_id)
         return project
+
+    def _told_to_incidents(self, before: Project, after: Project, by: str) -> list[Write]:
+        """An entry for each key's open incident, of which a project has as many as keys at most."""
+        changed = [
+            f"{name} from {getattr(before, name)} to {getattr(after, name)}"
+            for name in _DECIDES_LOCKOUTS
+            if getattr(before, name) != getattr(after, name)
+        ]
+        if not changed:
+            return []
+        detail = f"{by} changed the project's {', '.join(changed)}"
+        keys = every(lambda limit, token: self._store.keys(before.project_id, limit, token))
+        telling = Telling(self._clock, self._ids)
+        return [
+            telling.entry(key.open_incident_id, "project.changed", detail)
+            for key in keys
+            if key.open_incident_id is not None
+        ]
 
     def _make_due_sooner(self, project: Project, key_id: str) -> None:
         """A shorter interval holds from now on, not from the key's next probe."""
@@ -192,7 +235,7 @@ class Projects:
             self._store.commit([Put(replace(key, due_at=due))])
 
     def delete(self, project_id: str) -> None:
-        """Remove an empty project and its topic.
+        """Remove an empty project and its topics.
 
         The project is marked first, so that nothing can be added while its topic goes, and a removal that
         died half-way can be repeated.
@@ -223,6 +266,7 @@ class Projects:
 
         project = until_committed(mark)
         self._topics.delete(project.alert_topic_arn)
+        self._topics.delete(project.chat_topic_arn)
         for subscription in list(every(lambda limit, token: self._store.subscriptions(project_id, limit, token))):
             self._store.commit([Remove(subscription)])
         self._store.commit([Remove(project)])
@@ -805,6 +849,9 @@ class Clusters:
                     "when it is ACTIVE again, or if locking or unlocking it failed.",
                 )
             after = replace(cluster, **{name: value for name, value in changes.items() if name != "key_id"})
+            if after.lock != cluster.lock and cluster.fence > 0:
+                # What the receiver before may still answer, or be called for, is no word of the one now.
+                after = replace(after, fence=next_fence(cluster.fence, self._clock.now()), receipt=None)
             self._store.commit([Put(after)])
             return after
 
@@ -909,8 +956,24 @@ class Subscriptions:
         arn, status = self._topics.subscribe(project.alert_topic_arn, wanted)
         dead_letters = self._topics.dead_letters_arn
         subscription = replace(wanted, subscription_arn=arn, status=status, dead_letters_arn=dead_letters)
-        self._store.commit([Put(subscription)])
+        try:
+            until_committed(self._keep, subscription, project)
+        except NotFoundError:
+            with suppress(RefusedError):  # one that was never confirmed gets nothing, and SNS forgets it
+                self._topics.unsubscribe(arn)
+            raise
         return subscription
+
+    def _keep(self, subscription: Subscription, project: Project) -> None:
+        """Store a subscription in one transaction with its project.
+
+        While SNS was asked, the project may have gone, and another one have come with its id and so with its topic.
+        """
+        now = self._store.project(project.project_id)
+        if now is None or now.deleting or now.created_at != project.created_at:
+            message = f"project {project.project_id} does not exist"
+            raise NotFoundError(message)
+        self._store.commit([Put(subscription), Put(now)])
 
     def get(self, project_id: str, subscription_id: str) -> Subscription:
         """Read a subscription.
