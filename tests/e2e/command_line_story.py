@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from keyvigil_cli.checkout import Checkout
-from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, OPERATOR_ACCOUNT, REGION, LocalCloud
+from keyvigil_cli.local_cloud import OPERATOR_ACCOUNT, REGION, LocalCloud
 from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
 from tests.e2e.stage import Stage
@@ -36,10 +36,9 @@ class Printed:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """`keyvigil` in the shell of somebody who has an account's credentials, and a Region."""
+    """`keyvigil` in the shell of somebody who has the operator's credentials, and a Region."""
 
     cloud: LocalCloud
-    account_id: str = OPERATOR_ACCOUNT
 
     @property
     def environ(self) -> dict[str, str]:
@@ -48,7 +47,7 @@ class CommandLine:
             **kept,
             "AWS_ENDPOINT_URL": self.cloud.endpoint_url,
             "AWS_DEFAULT_REGION": REGION,
-            "AWS_ACCESS_KEY_ID": self.account_id,
+            "AWS_ACCESS_KEY_ID": OPERATOR_ACCOUNT,
             "AWS_SECRET_ACCESS_KEY": "local-only",
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -143,16 +142,3 @@ def an_operator_lives_through_an_outage_on_the_command_line(stage: Stage) -> Non
     brake = keyvigil.json(f"fleet brake engage --project {name} --yes --reason", "we move the network")["brake"]
     assert name in [each["project_id"] for each in brake]
     keyvigil(f"fleet brake release --project {name} --yes --reason done")
-
-    refused = CommandLine(stage.cloud, CUSTOMER_ACCOUNT)(
-        f"key list {name} --region {REGION} --api-url {stage.outputs.api_url}", ends=1
-    )
-    assert "`execute-api:Invoke`" in refused.messages
-    elsewhere = keyvigil("fleet --region eu-west-1", ends=1)
-    assert "the Region that it is deployed in with `--region`" in elsewhere.messages
-
-    keyvigil(f"project delete {name} --yes", ends=1)
-    for words in (f"cluster delete {name} vectors", f"backup delete {name} monday", f"key delete {name} {key_id}",
-                  f"project delete {name}"):  # fmt: skip
-        keyvigil(f"{words} --yes")
-    assert keyvigil(f"project show {name}", ends=1).output == ""
