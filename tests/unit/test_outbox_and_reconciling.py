@@ -92,7 +92,8 @@ def alert_row(row_id: str = "r1") -> OutboxRow:
         AlertType.KEY_UNHEALTHY,
         alert_id=row_id,
         key=key(verdict=verdict(Cause.KEY_DISABLED)),
-        incident=incident(),
+        # Each of another outage: the same one twice is told once.
+        incident=incident(incident_id=f"01J{row_id.upper()}"),
         clusters=(),
         occurred_at=NOW,
         detected_at=NOW,
@@ -240,7 +241,7 @@ def test_a_row_that_is_still_fresh_is_left_to_the_stream(world: World) -> None:
 
 
 def test_two_relays_at_once_deliver_at_least_once_and_mark_once(world: World) -> None:
-    world.store.put(alert_row())
+    world.store.put(changed(alert_row(), judged="it begins"))
     world.store.before_commit = lambda: assert_sent(world)
     world.relay(["r1"])
     assert world.row("r1").sent_at is not None
@@ -601,7 +602,7 @@ def test_a_row_over_which_our_own_code_stumbles_stops_no_other_and_is_set_aside_
 
 
 def test_a_row_that_cannot_be_marked_is_a_failure_and_the_next_one_goes_out(world: World) -> None:
-    world.store.put(alert_row("a"), alert_row("b"))
+    world.store.put(*(changed(alert_row(each), judged="it begins") for each in ("a", "b")))
 
     def table_fails() -> None:
         message = "ProvisionedThroughputExceededException"
@@ -622,7 +623,7 @@ def test_a_relay_that_is_killed_between_publishing_and_marking_sends_again_and_l
     def kill() -> None:
         raise KilledError
 
-    world.store.put(alert_row("a"), alert_row("b"))
+    world.store.put(*(changed(alert_row(each), judged="it begins") for each in ("a", "b")))
     world.store.before_commit = kill
     with pytest.raises(KilledError):
         world.relay(["a", "b"])

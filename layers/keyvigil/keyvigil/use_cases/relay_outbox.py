@@ -9,6 +9,7 @@ from keyvigil.domain.clusters import UNDER_WAY
 from keyvigil.domain.outbox_faults import decide_aside
 from keyvigil.errors import ConflictError, DamagedItemError, DeliveryError, in_short
 from keyvigil.ports import Clock, Notifier, Put, ReceiverCalls, Store, Workflow
+from keyvigil.use_cases.quiet import JudgeAlert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,12 +17,14 @@ class RelayResult:
     """What became of the rows: how many are sent now, and which targets of which rows did not take theirs.
 
     A failure without a target is a row that could not even be read, or not be marked. `set_aside` are the rows that
-    no repetition would help, with the reason: they are not sent again until somebody asks for it.
+    no repetition would help, with the reason: they are not sent again until somebody asks for it. `withheld` counts the
+    alerts that are not sent, because of a silence or because enough was told (domain/quiet.py).
     """
 
     sent: int
     failures: tuple[tuple[str, Target | None, str], ...]
     set_aside: tuple[tuple[str, str], ...] = ()
+    withheld: int = 0
 
 
 @dataclass(kw_only=True)
@@ -29,6 +32,7 @@ class _Round:
     """What one call of the relay has found so far."""
 
     sent: int = 0
+    withheld: int = 0
     failures: list[tuple[str, Target | None, str]] = field(default_factory=list)
     set_aside: list[tuple[str, str]] = field(default_factory=list)
     unreachable: set[Target] = field(default_factory=set)
@@ -51,6 +55,7 @@ class RelayOutbox:
         receiver_calls: ReceiverCalls,
     ) -> None:
         """Keep the ports, and the topic for what concerns KeyVigil itself."""
+        self._judge = JudgeAlert(store, clock)
         self._store = store
         self._receiver_calls = receiver_calls
         self._notifier = notifier
@@ -68,7 +73,9 @@ class RelayOutbox:
         rows = self._read(row_ids, found)
         for row in sorted(rows, key=lambda each: each.alert is not None):
             self._send(row, found)
-        return RelayResult(sent=found.sent, failures=tuple(found.failures), set_aside=tuple(found.set_aside))
+        return RelayResult(
+            sent=found.sent, failures=tuple(found.failures), set_aside=tuple(found.set_aside), withheld=found.withheld
+        )
 
     def _read(self, row_ids: Sequence[str], found: _Round) -> list[OutboxRow]:
         """The rows that are there. One that cannot be read does not hold up the others of its batch."""
@@ -87,7 +94,15 @@ class RelayOutbox:
                 rows.append(row)
         return rows
 
-    def _send(self, row: OutboxRow, found: _Round) -> None:
+    def _send(self, read: OutboxRow, found: _Round) -> None:
+        try:
+            row = self._judge(read)
+        except Exception as error:  # noqa: BLE001  it stays unsent, and the next sweep has it judged again
+            found.failures.append((read.row_id, None, f"not judged: {in_short(error)}"))
+            return
+        if row is None:
+            return
+        found.withheld += row.withheld and not read.withheld
         delivered: list[Target] = []
         faults: dict[Target, Exception] = {}
         for target in row.missing:
