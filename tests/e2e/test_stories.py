@@ -22,6 +22,7 @@ from keyvigil_cli.teller import Teller
 from keyvigil_cli.waiting import wait_until
 from tests.e2e import (  # noqa: F401  importing them adds their stories
     cause_stories,
+    command_line_story,
     danger_story,
     fault_story,
     key_event_stories,

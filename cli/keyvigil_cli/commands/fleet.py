@@ -1,5 +1,6 @@
 """`keyvigil fleet`: everything under watch at a glance, live if asked for; the brake; the canaries."""
 
+import contextlib
 import itertools
 import json
 import time
@@ -174,7 +175,8 @@ def watch(
 
     screen = _Screen(run)
     seen = ExitStatus.UNKNOWN
-    with screen:
+    # Ctrl-C is how it ends, not a failure.
+    with contextlib.suppress(KeyboardInterrupt), screen:
         for number in itertools.count(1):
             try:
                 found, incidents = _look(run)
