@@ -301,6 +301,7 @@ class Target(StrEnum):
     BUS = "bus"
     WORKFLOW = "workflow"
     RECEIVER = "receiver"
+    FINDING = "finding"
 
 
 _DETAIL_TYPES = {
@@ -379,8 +380,13 @@ class OutboxRow:
     version: int = 0
 
     @property
+    def makes_finding(self) -> bool:
+        """Whether it tells of an incident, for which AWS Security Hub has a finding where the stack wants any."""
+        return self.alert is not None and self.alert.incident_id is not None
+
+    @property
     def missing(self) -> tuple[Target, ...]:
-        """The targets that have not got it yet."""
+        """The targets that have not got it yet, less the finding, which not every stack makes."""
         if self.alert is not None:
             topic = Target.OPERATOR if self.for_operator or self.project_id is None else Target.TOPIC
             wanted: tuple[Target, ...] = (topic, Target.BUS)
