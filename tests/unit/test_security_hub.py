@@ -164,6 +164,7 @@ def test_a_finding_has_all_that_asff_requires_and_nothing_that_the_service_does_
     hub: SecurityHubFindings, client: Any, kind: AlertType
 ) -> None:
     shape = client.meta.service_model.operation_model("BatchImportFindings").input_shape
+    assert shape.members["Findings"].metadata["max"] == BATCH
     sent = hub.asff(finding(kind))
     report = ParamValidator().validate({"Findings": [sent]}, shape)
     assert report.generate_report() == ""
