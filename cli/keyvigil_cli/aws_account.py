@@ -27,6 +27,7 @@ FUNCTIONS = (
     "receive-key-event",
     "registry-api",
     "relay-outbox",
+    "render-widget",
     "settle-lockout",
     "settle-recovery",
     "unlock-cluster",
