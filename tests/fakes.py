@@ -20,6 +20,7 @@ from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.shut_clusters import SHUT
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
@@ -30,6 +31,7 @@ from keyvigil.ports import (
     Clock,
     DueKey,
     Entity,
+    ExecutionAtWork,
     ExecutionState,
     FindActorMessage,
     Findings,
@@ -188,6 +190,9 @@ class MemoryStore(Store):
         version = found.version if found is not None else 0
         if version != write.entity.version:
             message = f"{place(write.entity)} is at version {version}, not {write.entity.version}"
+            raise ConflictError(message)
+        if isinstance(write, Remove) and isinstance(found, Cluster) and found.fence > 0:
+            message = "the fence would be forgotten"
             raise ConflictError(message)
         lower = isinstance(write, Put) and isinstance(found, Cluster) and isinstance(write.entity, Cluster)
         if lower and cast("Cluster", write.entity).fence < cast("Cluster", found).fence:
@@ -390,6 +395,11 @@ class MemoryStore(Store):
         return next(iter(self.all(LockoutTally)), LockoutTally())
 
     @override
+    def shut_clusters(self, before: datetime) -> list[tuple[str, str]]:
+        shut = [each for each in self.all(Cluster) if each.status in SHUT and each.deleted_at is None]
+        return [(each.project_id, each.cluster_id) for each in shut if each.status_changed_at <= before]
+
+    @override
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:
         under_way = {ClusterStatus.LOCKING, ClusterStatus.UNLOCKING}
         return [
@@ -558,6 +568,7 @@ class FakeNotifier(Notifier):
         self.unreachable = False
         self.on_delivery: Callable[[str], None] = lambda _target: None
         self.published: list[tuple[str, Alert]] = []
+        self.chat: list[tuple[str, Alert]] = []
         self.bus: list[Alert] = []
         self.requests: list[LockRequest] = []
 
@@ -571,6 +582,11 @@ class FakeNotifier(Notifier):
     def publish(self, topic_arn: str, alert: Alert) -> None:
         self._refuse("topic")
         self.published.append((topic_arn, checked(alert)))
+
+    @override
+    def publish_to_chat(self, topic_arn: str, alert: Alert) -> None:
+        self._refuse("chat")
+        self.chat.append((topic_arn, alert))
 
     @override
     def put_alert(self, alert: Alert) -> None:
@@ -616,6 +632,8 @@ class FakeWorkflow(Workflow):
         self.running: set[str] = set()
         self.not_started: set[str] = set()
         self.completed: list[tuple[str, str]] = []
+        self.projects: dict[str, str | None] = {}
+        self.stopped: list[tuple[str, str]] = []
 
     def _refuse(self) -> None:
         if self.broken:
@@ -635,6 +653,22 @@ class FakeWorkflow(Workflow):
         if name in self.running:
             return ExecutionState.RUNNING
         return ExecutionState.NOT_STARTED if name in self.not_started else ExecutionState.ENDED
+
+    @override
+    def at_work(self) -> list[ExecutionAtWork]:
+        self._refuse()
+        return [ExecutionAtWork(name) for name in sorted(self.running)]
+
+    @override
+    def project_of(self, name: str) -> str | None:
+        self._refuse()
+        return self.projects.get(name, "acme-prod")
+
+    @override
+    def stop(self, name: str, reason: str) -> None:
+        self._refuse()
+        self.running.discard(name)
+        self.stopped.append((name, reason))
 
     @override
     def execution_arn(self, name: str) -> str:
@@ -714,6 +748,12 @@ class FakeTopics(Topics):
     @override
     def create(self, project_id: str) -> str:
         arn = f"arn:aws:sns:us-west-2:111111111111:keyvigil-project-{project_id}"
+        self.topics.add(arn)
+        return arn
+
+    @override
+    def create_for_chat(self, project_id: str) -> str:
+        arn = f"{self.create(project_id)}_chat"
         self.topics.add(arn)
         return arn
 

@@ -129,6 +129,19 @@ class AwsAccount(Account):
             )
         return api
 
+    def table_name(self) -> str:
+        """Find the stack's table.
+
+        Raises:
+            NotConfiguredError: there is no such stack here, or it has no table.
+        """
+        found = self._find()
+        name = _outputs(found).get("TableName") if found is not None else None
+        if name is None:
+            message = f"there is no stack {self._stack_name} with a table in {self._region} of this account"
+            raise NotConfiguredError(message)
+        return name
+
     def _api_of(self, stack: "StackTypeDef") -> ApiClient | None:
         """Make a client of a stack's API; None before it was deployed, or once it may be gone."""
         outputs = _outputs(stack)

@@ -6,6 +6,7 @@ from keyvigil_cli.command_line import ApiUrl, Output, Profile, Region, Stack, as
 from keyvigil_cli.commands import cluster, fleet, incident, key, project
 from keyvigil_cli.commands.api import api
 from keyvigil_cli.commands.demo import demo
+from keyvigil_cli.commands.restore import restore
 from keyvigil_cli.commands.uninstall import uninstall
 from keyvigil_cli.settings import Settings
 
@@ -36,4 +37,5 @@ app.add_typer(incident.group, name="incident")
 app.add_typer(fleet.group, name="fleet")
 app.command()(as_command(api))
 app.command()(as_command(demo))
+app.command()(as_command(restore))
 app.command()(as_command(uninstall))

@@ -51,6 +51,8 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
 def _mend() -> int:
     """Mend what is not as it should be; how many items could not be read."""
     report = wiring.reconcile()()
+    opened = wiring.open_shut_clusters()()
+    orphans = wiring.stop_orphans()()
     followed = wiring.follow_receivers()()
     searches = wiring.plan_actor_searches()()
     stale = wiring.tell_stale()()
@@ -59,6 +61,8 @@ def _mend() -> int:
     pointers = wiring.keep_pointers()()
     errors = [
         *report.errors,
+        *opened.errors,
+        *orphans.errors,
         *followed.errors,
         *searches.errors,
         *stale.errors,
@@ -79,14 +83,21 @@ def _mend() -> int:
         logger.error("could not be mended", extra={"subject": subject, "reason": reason})
     for incident_id, mending, reason in report.mended:
         logger.info("mended", extra={"incident_id": incident_id, "mending": mending, "reason": reason})
+    for project_id, cluster_id in opened.let_in:
+        logger.info("let in", extra={"project_id": project_id, "cluster_id": cluster_id})
+    for project_id, cluster_id in opened.taken_up:
+        logger.info("locked for nothing", extra={"project_id": project_id, "cluster_id": cluster_id})
+    for name in orphans.stopped:
+        logger.info("stopped", extra={"execution": name})
     _count("OutboxRowsResent", report.rows_resent)
     _count("LocksOverdue", report.overdue_failed)
-    _count("MendingsDone", len(report.mended))
+    brought_back = len(opened.let_in) + len(opened.taken_up)
+    _count("MendingsDone", len(report.mended) + brought_back + len(orphans.stopped))
     _count("MendingsFailed", len(errors))
     _count("ActorSearchesSent", searches.sent)
     _count("PointersMade", pointers.made)
     _count("StaleKeys", stale.stale_keys)
-    return report.unreadable
+    return report.unreadable + opened.unreadable
 
 
 def _count_fleet() -> None:

@@ -157,3 +157,16 @@ def test_what_is_left_is_found_and_removed_and_what_another_stack_left_is_not(
         if leftover.is_ours:
             account.remove(leftover)
     assert [each.name for each in account.leftovers()] == [theirs, "keyvigil-artifacts"]
+
+
+def test_a_stacks_table_is_found_by_its_outputs(account: AwsAccount, stacks: Stubber) -> None:
+    whole = described()
+    whole["Stacks"][0]["Outputs"].append({"OutputKey": "TableName", "OutputValue": "keyvigil-Table-1"})
+    stacks.add_response("describe_stacks", whole)
+    assert account.table_name() == "keyvigil-Table-1"
+
+
+def test_a_stack_without_a_table_is_said_to_have_none(account: AwsAccount, stacks: Stubber) -> None:
+    stacks.add_response("describe_stacks", described())
+    with pytest.raises(NotConfiguredError, match="there is no stack keyvigil with a table in us-west-2"):
+        account.table_name()

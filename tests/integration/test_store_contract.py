@@ -1,6 +1,7 @@
 """One contract, two stores: what the use cases' tests rely on in memory must hold on DynamoDB too."""
 
 import base64
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -441,6 +442,7 @@ FULL: list[Entity] = [
         approval=Approval.MANUAL,
         grace_minutes=1440,
         keys=20,
+        chat=True,
         deleting=True,
     ),
     full_key(),
@@ -551,14 +553,18 @@ def test_any_text_and_any_moment_survives(store: Store) -> None:
         timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45)), timezone(-timedelta(hours=8))]),
     ).map(lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000))
 
+    numbers = itertools.count()
+
     @hypothesis_settings(max_examples=40, deadline=None)
     @given(name=st.text(), detail=st.none() | st.text(), at=moments, fence=st.integers(0, 2**63 - 1))
     def holds(name: str, detail: str | None, at: datetime, fence: int) -> None:
-        written = cluster(name=name, detail=detail, created_at=at, respond_by=at, fence=fence)
-        put(store, written)
-        found = store.cluster("acme-prod", "vectors-prod")
-        assert found == changed(written, version=1)
-        store.commit([Remove(found)])
+        # A cluster with a fence is never removed, so each has an id of its own.
+        cluster_id = f"c{next(numbers)}"
+        put(store, cluster(cluster_id=cluster_id, name=name, detail=detail, created_at=at, respond_by=at, fence=fence))
+        found = store.cluster("acme-prod", cluster_id)
+        assert found == cluster(
+            cluster_id=cluster_id, name=name, detail=detail, created_at=at, respond_by=at, fence=fence, version=1
+        )
 
     holds()
 
@@ -659,6 +665,16 @@ def test_the_same_fence_or_a_higher_one_is_taken(store: Store, fence: int) -> No
     store.commit([Put(cluster(version=1, fence=fence, name="New"))])
 
     assert store.cluster("acme-prod", "vectors-prod") == cluster(fence=fence, name="New", version=2)
+
+
+@pytest.mark.parametrize("others", [[], [Put(entry())]], ids=["alone", "in a transaction"])
+def test_a_cluster_with_a_fence_cannot_be_forgotten(store: Store, others: list[Put]) -> None:
+    put(store, cluster(cluster_id="asked", fence=100), cluster(cluster_id="never-asked", fence=0))
+    with pytest.raises(ConflictError):
+        store.commit([Remove(cluster(cluster_id="asked", fence=100, version=1)), *others])
+    assert store.cluster("acme-prod", "asked") is not None
+    store.commit([Remove(cluster(cluster_id="never-asked", version=1)), *others])
+    assert store.cluster("acme-prod", "never-asked") is None
 
 
 def test_a_fence_is_compared_as_a_number(store: Store) -> None:
@@ -1099,6 +1115,38 @@ def test_a_cluster_is_not_overdue_any_more_once_it_answered(store: Store) -> Non
     store.commit([Put(cluster(version=1, status=ClusterStatus.LOCKED, respond_by=None))])
 
     assert store.overdue_clusters(LATER) == []
+
+
+@pytest.mark.parametrize("status", ClusterStatus)
+def test_a_cluster_is_shut_while_it_is_not_in_use_and_nothing_is_under_way(store: Store, status: ClusterStatus) -> None:
+    put(store, cluster(status=status, status_changed_at=NOW))
+
+    not_in_use = status in {"PENDING_KEY", "LOCKED", "LOCK_FAILED", "UNLOCK_FAILED"}
+    assert store.shut_clusters(NOW) == ([("acme-prod", "vectors-prod")] if not_in_use else [])
+    assert store.shut_clusters(NOW - timedelta(milliseconds=1)) == []
+
+
+def test_a_cluster_is_not_shut_any_more_once_it_is_in_use_or_gone(store: Store) -> None:
+    put(store, cluster(status=ClusterStatus.LOCKED), cluster(cluster_id="gone", status=ClusterStatus.LOCKED))
+    store.commit([Put(cluster(version=1))])
+    store.commit([Put(cluster(cluster_id="gone", status=ClusterStatus.LOCKED, version=1, deleted_at=NOW))])
+
+    assert store.shut_clusters(LATER) == []
+
+
+def test_of_a_list_beyond_all_bounds_the_oldest_and_the_newest_are_read(
+    dynamodb_store: DynamoDbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three entries of each end of a shard; what is done makes room for what lies between."""
+    monkeypatch.setattr(adapter, "LISTED", 6 * AGENDA_SHARDS)
+    monkeypatch.setattr(adapter, "_shard", lambda _place: 0)
+    put(dynamodb_store, *(start_row(f"01J{n:02d}", created_at=NOW + timedelta(seconds=n)) for n in range(20)))
+
+    listed = dynamodb_store.unsent_rows(NOW + timedelta(hours=1))
+
+    assert listed == ["01J00", "01J01", "01J02", "01J17", "01J18", "01J19"]
+    monkeypatch.setattr(adapter, "LISTED", 30 * AGENDA_SHARDS)
+    assert len(dynamodb_store.unsent_rows(NOW + timedelta(hours=1))) == 20
 
 
 def test_a_cluster_that_waits_for_no_answer_is_never_overdue(store: Store) -> None:

@@ -161,6 +161,33 @@ def a_recovery_that_ended_without_settling_is_settled(scene: Scene) -> None:
     assert scene.incident(outage).status is IncidentStatus.RESOLVED
 
 
+@drill(
+    on(SWEEP, "stateMachine:<stack>-cluster-lockout", "states:ListExecutions"),
+    on(SWEEP, "execution:<stack>-cluster-lockout:*", "states:StopExecution"),
+)
+def a_lockout_whose_incident_is_over_is_stopped(scene: Scene) -> None:
+    is_stopped(scene, WorkflowKind.LOCKOUT, "cluster-lockout")
+
+
+@drill(
+    on(SWEEP, "stateMachine:<stack>-cluster-recovery", "states:ListExecutions"),
+    on(SWEEP, "execution:<stack>-cluster-recovery:*", "states:StopExecution"),
+)
+def a_recovery_whose_incident_is_over_is_stopped(scene: Scene) -> None:
+    is_stopped(scene, WorkflowKind.RECOVERY, "cluster-recovery")
+
+
+def is_stopped(scene: Scene, kind: WorkflowKind, machine: str) -> None:
+    """Have an execution wait for its next probe, end its incident behind its back, and see a sweep stop it."""
+    outage = scene.suspicion()
+    name = f"{outage.incident_id}-{kind}-1"
+    arn = f"arn:aws:states:{REGION}:{OPERATOR_ACCOUNT}:execution:{STACK_NAME}-{machine}:{name}"
+    scene.begin(arn, outage)
+    scene.end_incident(outage)
+    scene.sweep()
+    assert scene.status_of(arn) == "ABORTED"
+
+
 @drill(on(SWEEP, "function:<stack>-relay-outbox", "lambda:InvokeFunction"))
 def a_row_that_the_stream_did_not_get_sent_is_sent(scene: Scene) -> None:
     start = WorkflowStart(

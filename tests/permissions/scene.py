@@ -406,6 +406,36 @@ class Scene:
         self._put(project, key, held, opened)
         return Outage(project.project_id, key.key_id, incident_id, held.cluster_id)
 
+    def suspicion(self) -> Outage:
+        """A key that is not confirmed to be broken, under an incident whose locks are said to be under way."""
+        outage = self.outage(IncidentStatus.LOCKING, ClusterStatus.ACTIVE)
+        key = self.store.key(outage.project_id, outage.key_id)
+        assert key is not None
+        self.store.commit([Put(replace(key, health=Health(status=KeyStatus.SUSPECT)))])
+        return outage
+
+    def begin(self, execution_arn: str, outage: Outage) -> None:
+        """Start an execution and wait until it waits for its next probe: it does so for ten seconds."""
+        machine, _, name = execution_arn.replace(":execution:", ":stateMachine:").rpartition(":")
+        self._workflows.start_execution(stateMachineArn=machine, name=name, input=json.dumps(outage.of_incident))
+
+        def entered() -> list[str]:
+            events = self._workflows.get_execution_history(executionArn=execution_arn, maxResults=1000)["events"]
+            return [each["stateEnteredEventDetails"]["name"] for each in events if "stateEnteredEventDetails" in each]
+
+        wait_until("it to wait", entered, lambda seen: "WaitForNextProbe" in seen, within=SOON_SECONDS, every=0.1)
+
+    def end_incident(self, outage: Outage) -> None:
+        """Have an outage's incident be over for an hour."""
+        over = replace(
+            self.incident(outage), status=IncidentStatus.RESOLVED, resolved_at=self.now() - timedelta(hours=1)
+        )
+        self.store.commit([Put(over)])
+
+    def status_of(self, execution_arn: str) -> str:
+        """What Step Functions says of an execution."""
+        return str(self._workflows.describe_execution(executionArn=execution_arn)["status"])
+
     def request_under_way(self, lock: LockSettings, **of_cluster: Any) -> Outage:
         """A cluster whose receiver is to lock it, and has five minutes left."""
         until = self.now() + timedelta(minutes=5)

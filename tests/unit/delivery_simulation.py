@@ -316,7 +316,7 @@ class Deliveries(OutboxRelay):
         self.asked += row_ids
 
 
-_NAME = {Target.TOPIC: "topic", Target.BUS: "bus"}
+_NAME = {Target.TOPIC: "topic", Target.CHAT: "chat", Target.BUS: "bus"}
 
 
 def subscription(project_id: str, name: str, types: tuple[str, ...], severity: str) -> Subscription:

@@ -54,11 +54,13 @@ from keyvigil.use_cases.call_receiver import CallReceiver
 from keyvigil.use_cases.check_key import CheckKey
 from keyvigil.use_cases.follow_receivers import FollowReceivers
 from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock, RequestLock
+from keyvigil.use_cases.open_shut_clusters import OpenShutClusters
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
 from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
 from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import SettleLockout
+from keyvigil.use_cases.stop_orphans import StopOrphans
 from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 from tests.examples import KEY_ID, cluster, key, project, verdict
 from tests.fakes import (
@@ -284,6 +286,8 @@ class Outage(OutboxRelay, ReceiverCalls):
             ),
             "plan_sweep": PlanSweep(store, self.queue, clock),
             "follow_receivers": FollowReceivers(store, calls, clock),
+            "open_shut_clusters": OpenShutClusters(store, clock, ids),
+            "stop_orphans": StopOrphans(store, workflow, clock),
             "reconcile": Reconcile(
                 store,
                 workflow,
@@ -410,7 +414,8 @@ class Outage(OutboxRelay, ReceiverCalls):
         self.agenda.after(2, lambda: self._run("plan_sweep", self._mend))
 
     def _mend(self) -> None:
-        errors = self.use_cases["reconcile"]().errors + self.use_cases["follow_receivers"]().errors
+        mends = ("reconcile", "open_shut_clusters", "stop_orphans", "follow_receivers")
+        errors = [error for name in mends for error in self.use_cases[name]().errors]
         self.wrong += [f"reconciling met {each}" for each in errors]
 
     @override

@@ -42,6 +42,8 @@ from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import AlreadyExistsError, ConflictError, DeliveryError, NotFoundError, RefusedError
 from keyvigil.ports import (
     CheckMessage,
+    Entity,
+    ExecutionAtWork,
     ExecutionState,
     OutboxRelay,
     ProbeAnswer,
@@ -52,6 +54,7 @@ from keyvigil.ports import (
     Workflow,
     Write,
 )
+from keyvigil.use_cases.assert_anew import AssertAnew
 from keyvigil.use_cases.braking import AskBrake, Braking
 from keyvigil.use_cases.call_receiver import CallReceiver
 from keyvigil.use_cases.check_canary import AskCanaries, CheckCanary
@@ -67,7 +70,16 @@ from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 from tests import examples
-from tests.fakes import CountingIds, FakeClock, FakeFindings, FakeNotifier, FakeQueue, FakeTopics, MemoryStore
+from tests.fakes import (
+    CountingIds,
+    FakeClock,
+    FakeFindings,
+    FakeNotifier,
+    FakeQueue,
+    FakeTopics,
+    MemoryStore,
+    Place,
+)
 from tests.unit.simulated_receivers import CALLED, SimulatedReceivers, settings
 
 PROJECT = "acme-prod"
@@ -116,6 +128,7 @@ class Weather:
     workflow_outages: bool = False
     own_trouble: bool = False
     people: bool = False
+    restores: bool = False
     final_cause: Cause | None = None
     stray_verdicts: float = 0.05
     crashes: float = 0.05
@@ -134,6 +147,7 @@ WEATHERS: dict[str, Weather] = {
     "our own role broken at times": Weather(own_trouble=True),
     "people who decide": Weather(people=True, grace_minutes=2),
     "people who decide in an outage that stays": Weather(people=True, final_cause=Cause.KEY_PENDING_DELETION),
+    "a table restored from a backup": Weather(restores=True),
     "many clusters": Weather(clusters=45),
     "an outage that stays": Weather(final_cause=Cause.KEY_DISABLED),
     "no faults of our own": Weather(crashes=0, kills=0, races=0, losses=0, stray_verdicts=0),
@@ -239,6 +253,18 @@ class Executions(Workflow):
         if name in self.running:
             return ExecutionState.RUNNING
         return ExecutionState.ENDED if name in self._started else ExecutionState.NOT_STARTED
+
+    @override
+    def at_work(self) -> list[ExecutionAtWork]:
+        return []  # nobody stops an execution in the storm
+
+    @override
+    def project_of(self, name: str) -> str | None:
+        return PROJECT
+
+    @override
+    def stop(self, name: str, reason: str) -> None:
+        self.running.discard(name)
 
     @override
     def execution_arn(self, name: str) -> str:
@@ -355,6 +381,7 @@ class Simulation(Prober, OutboxRelay):
         self.decide_recovery = DecideRecovery(store, clock, ids)
         self.settle_recovery = SettleRecovery(store, clock, ids)
         self.person = DecideIncident(store, clock, ids)
+        self.assert_anew = AssertAnew(store, clock, ids)
         self.plan_sweep = PlanSweep(store, self.queue, clock)
         self.receivers.use_case = CallReceiver(
             store, self.receivers.by_kind, self.record, clock, ids, self.receivers, bounds
@@ -399,6 +426,8 @@ class Simulation(Prober, OutboxRelay):
         self.agenda.after(45, self._look_at_incidents)
         if self.weather.flips:
             self.agenda.after(60, self._flip)
+        if self.weather.restores:
+            self.agenda.after(self.chance.uniform(60, 1200), self._back_up)
         self.agenda.after(STORM_SECONDS, self._become_calm)
         self.agenda.run(until=STORM_SECONDS + CALM_SECONDS)
         self._look_back()
@@ -482,6 +511,23 @@ class Simulation(Prober, OutboxRelay):
                 except NotFoundError:
                     self._register(cluster_id)
         self.agenda.after(self.chance.choice((10, 30, 60, 120, 300, 600)), self._change_the_world)
+
+    def _back_up(self) -> None:
+        backup = dict(self.store.items)
+        self.agenda.after(self.chance.uniform(1, 1100), lambda: self._restore(backup))
+
+    def _restore(self, backup: dict[Place, Entity]) -> None:
+        """The table is what it was; whoever restored it says so, and what watches over each commit forgets with it."""
+        self.store.items = backup
+        self._clusters.clear()
+        self._incidents.clear()
+        # What was registered since is registered again as something new, whose next fence is above by its time.
+        known = {each.cluster_id for each in backup.values() if isinstance(each, Cluster)}
+        self._fences = defaultdict(int, {name: fence for name, fence in self._fences.items() if name in known})
+        while True:
+            with contextlib.suppress(ConflictError):
+                self.assert_anew()
+                return
 
     def _flip(self) -> None:
         """An operator who cannot make up their mind."""

@@ -19,7 +19,7 @@ import jsonata
 
 from keyvigil.domain.alerts import WorkflowStart
 from keyvigil.domain.incidents import WorkflowKind
-from keyvigil.ports import ExecutionState, Workflow
+from keyvigil.ports import ExecutionAtWork, ExecutionState, Workflow
 from tests.infra.source_template import ROOT
 
 type State = dict[str, Any]
@@ -251,6 +251,19 @@ class StateMachines(Workflow):
         if name in self.running:
             return ExecutionState.RUNNING
         return ExecutionState.ENDED if name in self.ended else ExecutionState.NOT_STARTED
+
+    @override
+    def at_work(self) -> list[ExecutionAtWork]:
+        return [ExecutionAtWork(name) for name in self.running]
+
+    @override
+    def project_of(self, name: str) -> str | None:
+        start = self.running.get(name)
+        return start.project_id if start is not None else None
+
+    @override
+    def stop(self, name: str, reason: str) -> None:
+        self.kill(name)
 
     @override
     def execution_arn(self, name: str) -> str:

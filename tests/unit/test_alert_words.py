@@ -254,7 +254,7 @@ def unseen(text: str) -> set[str]:
     }
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(hostile_alerts())
 def test_a_subject_is_always_one_line_of_ascii_that_sns_takes(case: Tampered) -> None:
     alert = case.alert
@@ -282,7 +282,7 @@ NAMES = (
 ROW = re.compile(rf"(?:{'|'.join(NAMES)}):\s+.*|\s{{10}}\S.*")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(hostile_alerts())
 def test_nobodys_words_add_a_line_to_a_mail_or_html_or_what_does_not_show(case: Tampered) -> None:
     alert = case.alert
@@ -298,7 +298,7 @@ def test_nobodys_words_add_a_line_to_a_mail_or_html_or_what_does_not_show(case: 
     assert not set("<>") & set("".join([first, *rows]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(hostile_alerts())
 def test_nobodys_words_mention_link_or_mark_up_anything_in_chat(case: Tampered) -> None:
     alert = case.alert
@@ -323,7 +323,7 @@ def test_nobodys_words_mention_link_or_mark_up_anything_in_chat(case: Tampered) 
     assert all(len(step) <= CHAT_STEP for step in content["nextSteps"])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(hostile_alerts())
 def test_commands_are_pasted_so_they_stand_whole_or_not_at_all(case: Tampered) -> None:
     alert = case.alert
@@ -353,7 +353,7 @@ class Wire:
         return {"FailedEntryCount": 0}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(hostile_alerts())
 def test_whatever_is_put_into_it_an_alert_fits_into_sns_and_the_bus_and_stays_json(case: Tampered) -> None:
     alert = case.alert

@@ -84,6 +84,8 @@ PROJECT_FIELDS = {
     "probe_plan",
     "external_id",
     "alert_topic_arn",
+    "chat",
+    "chat_topic_arn",
     "created_at",
     "keys",
     "clusters",
@@ -610,6 +612,8 @@ def test_a_project_is_made_with_the_contracts_defaults_and_the_stacks_interval(e
         "probe_plan": "full",
         "external_id": made["external_id"],
         "alert_topic_arn": "arn:aws:sns:us-west-2:111111111111:keyvigil-project-new-one",
+        "chat": False,
+        "chat_topic_arn": None,
         "created_at": "2026-11-22T03:00:00.000Z",
         "keys": 0,
         "clusters": 0,
@@ -626,6 +630,7 @@ def test_a_project_is_made_as_it_is_asked_for(empty: Api) -> None:
         "check_interval_minutes": 60,
         "grace_minutes": 1440,
         "probe_plan": "full",
+        "chat": True,
     }
 
     made = empty.ask("POST", "/projects", wanted).json
@@ -741,7 +746,8 @@ def test_a_clusters_name_kind_and_lock_can_be_changed(api: Api) -> None:
     shown = api.ask("PATCH", f"{P}/clusters/vectors-prod", change).json
 
     assert {name: shown[name] for name in change} == change
-    assert (shown["fence"], shown["status"]) == (7, "ACTIVE")
+    assert shown["status"] == "ACTIVE"
+    assert shown["fence"] > 7
 
 
 def test_who_locked_a_cluster_must_unlock_it_so_its_lock_cannot_be_changed_meanwhile(api: Api) -> None:

@@ -321,7 +321,7 @@ def test_a_danger_is_told_to_the_project_in_the_transaction_of_the_probe_that_sa
     (writes,) = world.store.commits
     assert sorted(type(write.entity).__name__ for write in writes) == ["Key", "OutboxRow"]
     (row,) = world.store.rows()
-    assert row.missing == (Target.TOPIC, Target.BUS)
+    assert row.missing == (Target.TOPIC, Target.CHAT, Target.BUS)
     assert row.alert is not None
     assert (row.alert.type, row.alert.sequence) == (AlertType.KEY_ROTATION_DISABLED, 1)
     assert [each.cluster_id for each in row.alert.clusters] == ["vectors-prod"]

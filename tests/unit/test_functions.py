@@ -64,6 +64,7 @@ from keyvigil.use_cases.follow_receivers import FollowReport
 from keyvigil.use_cases.keep_pointers import KeepPointers
 from keyvigil.use_cases.keep_topics import KeepTopics
 from keyvigil.use_cases.lock_clusters import LockoutPlan
+from keyvigil.use_cases.open_shut_clusters import OpenedClusters
 from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.read_fleet import ReadFleet
@@ -71,6 +72,7 @@ from keyvigil.use_cases.receive_key_event import ReceiveKeyEvent
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import Settlement
+from keyvigil.use_cases.stop_orphans import StoppedOrphans
 from keyvigil.use_cases.tell_stale import StaleReport, TellStale
 from keyvigil.use_cases.unlock_clusters import RecoveryPlan
 from tests import recorded_events as recordings
@@ -900,6 +902,8 @@ def plan_sweep_with(use: Use, store: MemoryStore, **wired: Any) -> None:
         "plan_actor_searches": PlanActorSearches(store, FakeQueue(), FakeClock()),
         "keep_pointers": KeepPointers(store),
         "tell_stale": TellStale(store, FakeClock(), CountingIds()),
+        "open_shut_clusters": OpenedClusters,
+        "stop_orphans": StoppedOrphans,
         "heartbeat": None,
     }
     use(**usual | wired)
@@ -922,6 +926,8 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         audit_roles=AuditRoles(store, FakeClock()),
         plan_actor_searches=PlanActorSearches(store, queue, FakeClock()),
         keep_pointers=KeepPointers(store),
+        open_shut_clusters=Recorder(OpenedClusters(let_in=[("acme-prod", "c1")], taken_up=[("acme-prod", "c2")])),
+        stop_orphans=Recorder(StoppedOrphans(stopped=["01J-lock-1"])),
     )
     store.put(project(project_id="sharing"), key(project_id="sharing"))
 
@@ -939,6 +945,9 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         "could not be mended",
         "could not be mended",
         "mended",
+        "let in",
+        "locked for nothing",
+        "stopped",
     ]
     counted = metrics_in(capsys.readouterr().out)
     assert counted.pop("SweepDuration") >= 0
@@ -956,7 +965,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         "OldestUnsentRow": 0,
         "OutboxRowsResent": 3,
         "LocksOverdue": 0,
-        "MendingsDone": 1,
+        "MendingsDone": 4,
         "MendingsFailed": 3,
         "ActorSearchesSent": 0,
         "PointersMade": 4,

@@ -40,6 +40,15 @@ def test_a_sweep_looks_at_some_topics_and_the_next_ones_at_the_rest(store: Memor
     assert topics.unencrypted == set()
 
 
+def test_a_topic_for_chat_is_kept_as_its_projects_topic_is() -> None:
+    store, topics = MemoryStore(), FakeTopics()
+    store.put(project(chat=True), project(project_id="other"))
+    topics.unencrypted = {project().chat_topic_arn}
+
+    assert KeepTopics(store, topics)().changed == [project().chat_topic_arn]
+    assert topics.looked_at.count(project().chat_topic_arn) == 1
+
+
 def test_topics_that_were_looked_at_are_not_asked_about_again(store: MemoryStore, topics: FakeTopics) -> None:
     keep = KeepTopics(store, topics)
     keep()

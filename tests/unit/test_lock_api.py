@@ -144,7 +144,9 @@ def test_a_lock_may_be_changed_when_nobody_holds_it_or_when_it_failed(api: Api, 
     if status in fixed:
         assert answer.json["title"] == "Cluster is locked"
     else:
-        assert (answer.json["lock"], answer.json["fence"], answer.json["status"]) == (LOCKS["lambda"], 7, status)
+        assert (answer.json["lock"], answer.json["status"]) == (LOCKS["lambda"], status)
+        # The receiver before has no say any more.
+        assert answer.json["fence"] > 7
 
 
 def test_what_a_receiver_gave_to_ask_after_a_request_with_is_not_shown(api: Api) -> None:

@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -20,7 +20,7 @@ from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
 from keyvigil.adapters.topic_policies import topic_policy
 from keyvigil.api.requests import Subscribe
-from keyvigil.domain.alert_words import mail
+from keyvigil.domain.alert_words import chat, mail
 from keyvigil.domain.alerts import Alert, AlertType, LockRequest, Severity, WorkflowStart, make_alert
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster, WorkflowKind
@@ -208,6 +208,23 @@ def test_an_alert_is_json_field_by_field_as_in_the_contract(aws: Stubs, notifier
     }
 
 
+def test_a_chat_channel_gets_its_own_form_and_the_same_attributes_to_filter_by(
+    aws: Stubs, notifier: AwsNotifier
+) -> None:
+    attributes = published(aws, notifier, alert())["MessageAttributes"]
+    expected = {"TopicArn": TOPIC_ARN, "Message": json.dumps(chat(alert())), "MessageAttributes": attributes}
+    aws.sns.add_response("publish", {"MessageId": "1"}, expected)
+
+    notifier.publish_to_chat(TOPIC_ARN, alert())
+
+
+def test_an_alert_that_sns_does_not_take_for_chat_is_not_delivered(aws: Stubs, notifier: AwsNotifier) -> None:
+    aws.sns.add_client_error("publish", "Throttled")
+
+    with pytest.raises(DeliveryError, match="Throttled"):
+        notifier.publish_to_chat(TOPIC_ARN, alert())
+
+
 def test_an_email_subscriber_gets_plain_words_and_no_json(aws: Stubs, notifier: AwsNotifier) -> None:
     text = json.loads(published(aws, notifier, alert())["Message"])["email"]
 
@@ -349,6 +366,16 @@ def subscription(**fields: Any) -> Subscription:
         created_at=NOW,
     )
     return changed(example, **fields)
+
+
+def test_a_topic_for_chat_bears_a_name_that_no_project_can_have(aws: Stubs, topics: SnsTopics) -> None:
+    expected = {
+        "Name": "keyvigil-project-acme-prod_chat",
+        "Tags": [{"Key": "keyvigil:stack", "Value": "keyvigil"}],
+    }
+    aws.sns.add_response("create_topic", {"TopicArn": f"{TOPIC_ARN}_chat"}, expected)
+
+    assert topics.create_for_chat("acme-prod") == f"{TOPIC_ARN}_chat"
 
 
 def test_a_projects_topic_has_the_prefix_that_iam_allows_and_the_stacks_tag(aws: Stubs, topics: SnsTopics) -> None:
@@ -974,6 +1001,76 @@ def test_an_execution_that_never_was_has_not_started(aws: Stubs, workflow: StepF
     aws.stepfunctions.add_client_error("describe_execution", "ExecutionDoesNotExist")
 
     assert workflow.state("01J-lock-1") is ExecutionState.NOT_STARTED
+
+
+def listed(*names: str) -> dict[str, Any]:
+    about = {"executionArn": EXECUTION_ARN, "stateMachineArn": LOCKOUT_ARN, "status": "RUNNING", "startDate": NOW}
+    return {"executions": [about | {"name": name} for name in names]}
+
+
+def test_what_is_at_work_is_listed_without_what_somebody_started_by_hand(
+    aws: Stubs, workflow: StepFunctionsWorkflow
+) -> None:
+    for arn, names in ((LOCKOUT_ARN, ("01J-lock-1", "a-try")), (RECOVERY_ARN, ("01J-unlock-2", "2c6b"))):
+        asked = {"stateMachineArn": arn, "statusFilter": "RUNNING", "maxResults": 1000}
+        aws.stepfunctions.add_response("list_executions", listed(*names), asked)
+
+    found = workflow.at_work()
+
+    assert [(each.name, each.incident_id) for each in found] == [("01J-lock-1", "01J"), ("01J-unlock-2", "01J")]
+
+
+@pytest.mark.parametrize(
+    ("given", "project_id"),
+    [
+        ('{"project_id": "acme-prod", "key_id": "k", "incident_id": "01J"}', "acme-prod"),
+        ('{"project_id": "acme-prod", "key_id": "k", "incident_id": "01K"}', None),
+        ("{}", None),
+        ("[]", None),
+        ("nothing", None),
+    ],
+)
+def test_the_project_of_an_execution_is_the_one_that_it_was_started_for(
+    aws: Stubs, workflow: StepFunctionsWorkflow, given: str, project_id: str | None
+) -> None:
+    answer = {
+        "executionArn": EXECUTION_ARN,
+        "stateMachineArn": LOCKOUT_ARN,
+        "status": "RUNNING",
+        "startDate": NOW,
+        "input": given,
+    }
+    aws.stepfunctions.add_response("describe_execution", answer, {"executionArn": EXECUTION_ARN})
+
+    assert workflow.project_of("01J-lock-1") == project_id
+
+
+def test_an_execution_is_stopped_and_one_that_is_gone_is_no_error(aws: Stubs, workflow: StepFunctionsWorkflow) -> None:
+    asked = {"executionArn": EXECUTION_ARN, "error": "Orphaned", "cause": "its incident is over"}
+    aws.stepfunctions.add_response("stop_execution", {"stopDate": NOW}, asked)
+    workflow.stop("01J-lock-1", "its incident is over")
+    aws.stepfunctions.add_client_error("stop_execution", "ExecutionDoesNotExist")
+    workflow.stop("01J-lock-1", "its incident is over")
+    aws.stepfunctions.add_client_error("describe_execution", "ExecutionDoesNotExist")
+    assert workflow.project_of("01J-lock-1") is None
+
+
+@pytest.mark.parametrize(
+    ("call", "operation"),
+    [
+        (StepFunctionsWorkflow.at_work, "list_executions"),
+        (lambda workflow: workflow.project_of("01J-lock-1"), "describe_execution"),
+        (lambda workflow: workflow.stop("01J-lock-1", "over"), "stop_execution"),
+    ],
+    ids=["list", "describe", "stop"],
+)
+def test_step_functions_not_answering_about_what_is_at_work_is_an_error(
+    aws: Stubs, workflow: StepFunctionsWorkflow, call: Callable[[StepFunctionsWorkflow], object], operation: str
+) -> None:
+    aws.stepfunctions.add_client_error(operation, "AccessDeniedException")
+
+    with pytest.raises(DeliveryError, match="AccessDeniedException"):
+        call(workflow)
 
 
 def test_not_knowing_whether_an_execution_runs_is_not_the_same_as_its_not_running(

@@ -15,11 +15,13 @@ from keyvigil.use_cases.check_key import CheckResult
 from keyvigil.use_cases.follow_receivers import FollowReport
 from keyvigil.use_cases.keep_pointers import KeepPointers
 from keyvigil.use_cases.keep_topics import KeptTopics
+from keyvigil.use_cases.open_shut_clusters import OpenedClusters
 from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
 from keyvigil.use_cases.plan_sweep import SweepResult
 from keyvigil.use_cases.receive_key_event import Received
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayResult
+from keyvigil.use_cases.stop_orphans import StoppedOrphans
 from keyvigil.use_cases.tell_stale import TellStale
 from tests import recorded_events as recordings
 from tests.examples import KEY_ID, canary, key
@@ -76,6 +78,8 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
         audit_roles=AuditRoles(store, FakeClock()),
         plan_actor_searches=PlanActorSearches(store, FakeQueue(), FakeClock()),
         keep_pointers=KeepPointers(store),
+        open_shut_clusters=OpenedClusters,
+        stop_orphans=StoppedOrphans,
         tell_stale=TellStale(store, FakeClock(), CountingIds()),
         heartbeat=None,
         check_key=Recorder(CheckResult(key=key(), probed=True, confirmed=False)),

@@ -6,9 +6,9 @@ from typing import override
 
 import pytest
 
-from keyvigil.domain.alerts import AlertType, OutboxRow, Target, WorkflowStart, make_alert
+from keyvigil.domain.alerts import AlertType, OutboxRow, Target, WorkflowStart, lock_request, make_alert
 from keyvigil.domain.brake import BrakeSettings
-from keyvigil.domain.clusters import ClusterStatus
+from keyvigil.domain.clusters import Cluster, ClusterStatus, LockAction, request
 from keyvigil.domain.incidents import Incident, IncidentStatus, Mending, WorkflowKind
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import Cause
@@ -121,6 +121,28 @@ def test_an_alert_goes_to_its_own_project_s_topic_and_to_the_bus(world: World) -
     assert world.row("r1").sent_at == NOW
 
 
+def test_a_lock_request_that_is_answered_superseded_or_of_a_deleted_cluster_is_not_put_on_the_bus(world: World) -> None:
+    """However late its row is relayed, and also from a backup of the table."""
+    asked = request(cluster(), LockAction.LOCK, incident_id=INCIDENT, task_token="t", now=NOW)
+    row = OutboxRow(row_id="l1", project_id="acme-prod", created_at=NOW, lock_request=lock_request(asked))
+    over: tuple[Cluster | None, ...] = (
+        changed(asked, fence=asked.fence + 1),
+        changed(asked, status=ClusterStatus.LOCKED),
+        changed(asked, status=ClusterStatus.LOCK_FAILED),
+        None,
+    )
+    for now in over:
+        world.store.put(row)
+        world.store.items.pop(("cluster", "acme-prod", "vectors-prod"), None)
+        if now is not None:
+            world.store.put(now)
+        assert world.relay(["l1"]).sent == 1
+    assert world.notifier.requests == []
+    world.store.put(row, asked)
+    assert world.relay(["l1"]).sent == 1
+    assert world.notifier.requests == [row.lock_request]
+
+
 @pytest.mark.parametrize("project_id", ["acme-prod", None])
 def test_an_alert_for_the_operator_goes_to_the_operator_s_topic_and_to_the_bus(
     world: World, project_id: str | None
@@ -146,12 +168,46 @@ def test_a_target_that_fails_is_retried_by_itself(world: World) -> None:
     result = world.relay(["r1"])
     assert result.sent == 0
     assert [(row_id, target) for row_id, target, _ in result.failures] == [("r1", Target.TOPIC)]
-    assert world.row("r1").delivered == (Target.BUS,)
+    assert world.row("r1").delivered == (Target.CHAT, Target.BUS)
     assert world.row("r1").sent_at is None
     world.notifier.broken = set()
     assert world.relay(["r1"]).sent == 1
     assert len(world.notifier.published) == 1
     assert len(world.notifier.bus) == 1
+
+
+def test_a_project_that_asked_for_it_has_its_alerts_in_its_chat_channel_too(world: World) -> None:
+    world.store.put(project(chat=True, version=1), alert_row())
+    assert world.relay(["r1"]).sent == 1
+    ((topic, told),) = world.notifier.chat
+    assert topic == f"{project().alert_topic_arn}_chat"
+    assert [told] == world.notifier.bus
+
+
+def test_what_chat_does_not_take_is_sent_to_it_again_and_to_nobody_else(world: World) -> None:
+    world.store.put(project(chat=True, version=1), alert_row())
+    world.notifier.broken = {"chat"}
+    assert [target for _, target, _ in world.relay(["r1"]).failures] == [Target.CHAT]
+    world.notifier.broken = set()
+    assert world.relay(["r1"]).sent == 1
+    assert [len(each) for each in (world.notifier.published, world.notifier.chat, world.notifier.bus)] == [1, 1, 1]
+
+
+def test_a_project_without_a_chat_channel_and_the_operator_get_nothing_there(world: World) -> None:
+    for_operator = changed(alert_row("r2"), for_operator=True)
+    world.store.put(alert_row(), for_operator)
+    assert world.relay(["r1", "r2"]).sent == 2
+    assert world.notifier.chat == []
+    assert Target.CHAT not in for_operator.missing
+
+
+def test_what_was_sent_before_there_were_chat_channels_is_not_sent_to_one_now(world: World) -> None:
+    world.store.put(
+        project(chat=True, version=1),
+        changed(alert_row(), delivered=(Target.TOPIC, Target.BUS), sent_at=NOW),
+    )
+    world.relay(["r1"])
+    assert world.notifier.chat == []
 
 
 def test_one_row_that_fails_does_not_hold_up_the_others(world: World) -> None:
@@ -477,7 +533,7 @@ def test_a_row_that_sns_will_never_take_goes_to_the_bus_and_is_set_aside(world: 
     world.store.put(alert_row())
     refuse(world, refused=True)
     assert [row_id for row_id, _ in world.relay(["r1"]).set_aside] == ["r1"]
-    assert world.row("r1").delivered == (Target.BUS,)
+    assert world.row("r1").delivered == (Target.CHAT, Target.BUS)
     assert world.store.unsent_rows(NOW) == []
 
 

@@ -3,24 +3,50 @@
 Each was seen to go red when reconciling did not look for it (2026-11-23).
 """
 
+import itertools
 from datetime import timedelta
-from typing import Any
+from typing import Any, override
 
 import pytest
 
-from keyvigil.domain.clusters import Cluster, ClusterStatus
+from keyvigil.domain.clusters import Cluster, ClusterStatus, LockAction, LockResult
 from keyvigil.domain.incidents import AffectedCluster, Incident, IncidentStatus, Mending, TimelineEntry, WorkflowKind
-from keyvigil.domain.keys import Key
+from keyvigil.domain.keys import Health, Key, KeyStatus
+from keyvigil.domain.projects import Enforcement
 from keyvigil.domain.verdicts import Cause
-from tests.examples import KEY_ID, NOW, cluster, incident, key, verdict
+from keyvigil.errors import DamagedItemError
+from keyvigil.use_cases import open_shut_clusters
+from keyvigil.use_cases.lock_clusters import RequestLock
+from keyvigil.use_cases.open_shut_clusters import OpenShutClusters
+from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
+from keyvigil.use_cases.settle_lockout import SettleLockout
+from keyvigil.use_cases.stop_orphans import StopOrphans
+from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
+from tests.examples import KEY_ID, NOW, cluster, incident, key, project, verdict
+from tests.fakes import CountingIds
 from tests.unit.test_outbox_and_reconciling import BROKEN, INCIDENT, World, alert_row
 
 LOCKOUT, RECOVERY = f"{INCIDENT}-lock-1", f"{INCIDENT}-unlock-1"
 AFFECTED = (AffectedCluster(cluster_id="vectors-prod", status=ClusterStatus.ACTIVE),)
 
 
+class Later(CountingIds):
+    """Ids beyond all that a world made itself."""
+
+    _made = itertools.count(10_000)
+
+    @override
+    def ulid(self) -> str:
+        return f"01J{next(self._made):023d}"
+
+
 class Left(World):
     """A world in which somebody stopped in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_shut = OpenShutClusters(self.store, self.clock, Later())
+        self.stop_orphans = StopOrphans(self.store, self.workflow, self.clock)
 
     def broken_key(self) -> None:
         self.store.put(key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id=INCIDENT, clusters=1))
@@ -169,6 +195,185 @@ def test_a_row_that_nobody_sent_is_sent_within_two_minutes(left: Left) -> None:
     assert left.reconcile().rows_resent == 0
 
 
+# --- clusters that nobody sees to any more -----------------------------------------------------------------------
+
+
+def test_a_cluster_that_still_waits_for_a_key_that_works_is_let_in(left: Left) -> None:
+    left.healthy_key(open_incident_id=None, pending_clusters=1)
+    left.cluster(ClusterStatus.PENDING_KEY)
+    left.clock.advance(59)
+    assert left.open_shut().let_in == [], "whoever found the key healthy may be about to"
+    left.clock.advance(1)
+    assert left.open_shut().let_in == [("acme-prod", "vectors-prod")]
+    assert left.found_cluster.status is ClusterStatus.ACTIVE
+    assert left.found_key.pending_clusters == 0
+    assert left.open_shut().let_in == []
+
+
+@pytest.mark.parametrize(
+    "health",
+    [
+        {"health": BROKEN, "verdict": verdict(Cause.KEY_DISABLED)},
+        {"health": Health(status=KeyStatus.RECOVERING)},
+        {"verdict": verdict(Cause.THROTTLED)},
+    ],
+    ids=["broken", "recovering", "unknown"],
+)
+def test_a_cluster_that_waits_for_a_key_that_is_not_proved_to_work_goes_on_waiting(
+    left: Left, health: dict[str, Any]
+) -> None:
+    left.healthy_key(pending_clusters=1, **health)
+    left.cluster(ClusterStatus.PENDING_KEY)
+    left.clock.advance(3600)
+    assert left.open_shut().let_in == []
+    assert left.found_cluster.status is ClusterStatus.PENDING_KEY
+
+
+SHUT_FOR_AN_INCIDENT = [ClusterStatus.LOCKED, ClusterStatus.LOCK_FAILED, ClusterStatus.UNLOCK_FAILED]
+
+
+@pytest.mark.parametrize("status", SHUT_FOR_AN_INCIDENT)
+@pytest.mark.parametrize("known", [True, False], ids=["resolved", "not there"])
+def test_a_cluster_whose_incident_is_over_is_unlocked_by_the_incident_s_recovery(
+    left: Left, status: ClusterStatus, *, known: bool
+) -> None:
+    left.healthy_key(open_incident_id=None)
+    if known:
+        left.incident(IncidentStatus.RESOLVED, resolved_at=NOW, recovered_at=NOW)
+    left.cluster(status)
+    left.clock.advance(60)
+    assert left.open_shut().taken_up == [("acme-prod", "vectors-prod")]
+    assert left.found_incident.status is IncidentStatus.LOCKED
+    assert [(start.workflow, start.name) for start in left.store.starts()] == [(WorkflowKind.RECOVERY, RECOVERY)]
+    assert left.found_cluster.status is status, "only the protocol unlocks, with a fence"
+    assert left.open_shut().taken_up == [], "its incident is open again"
+    recover(left)
+    assert left.found_cluster.status is ClusterStatus.ACTIVE
+    assert left.found_cluster.fence > 7
+    assert left.found_incident.resolved_at is not None
+
+
+def recover(left: Left) -> None:
+    """What the recovery's execution does."""
+    ids, clock, store = Later(), left.clock, left.store
+    clock.advance(1)
+    where = ("acme-prod", KEY_ID, INCIDENT)
+    settle = SettleLockout(store, clock, ids)
+    record = RecordLockResult(store, left.workflow, settle, clock, ids)
+    (cluster_id,) = DecideRecovery(store, clock, Later())(*where).cluster_ids
+    RequestLock(store, left.workflow, record, clock, Later())(LockAction.UNLOCK, "acme-prod", cluster_id, INCIDENT, "u")
+    fence = left.found_cluster.fence
+    answer = LockResult.UNLOCKED
+    record(LockAnswer(project_id="acme-prod", cluster_id=cluster_id, fence=fence, result=answer, detail=None, by="it"))
+    SettleRecovery(store, clock, Later())(*where)
+
+
+@pytest.mark.parametrize(
+    ("enforcement", "taken_up"), [(Enforcement.ENFORCE, 0), (Enforcement.OBSERVE, 1)], ids=["enforces", "observes"]
+)
+def test_a_cluster_whose_incident_is_over_stays_locked_under_a_broken_key_unless_the_project_only_observes(
+    left: Left, enforcement: Enforcement, taken_up: int
+) -> None:
+    left.store.put(project(enforcement=enforcement))
+    left.broken_key()
+    left.incident(IncidentStatus.RESOLVED, resolved_at=NOW)
+    left.cluster(ClusterStatus.LOCKED)
+    left.clock.advance(60)
+    assert len(left.open_shut().taken_up) == taken_up
+
+
+def test_a_cluster_whose_incident_is_open_is_left_to_it(left: Left) -> None:
+    left.healthy_key()
+    left.incident(IncidentStatus.LOCKED)
+    left.cluster(ClusterStatus.LOCKED)
+    left.clock.advance(60)
+    assert left.open_shut().taken_up == []
+
+
+def test_a_sweep_looks_at_a_bounded_number_of_shut_clusters_and_the_next_ones_at_the_others(
+    left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_shut_clusters, "CLUSTERS_A_SWEEP", 2)
+    left.healthy_key(open_incident_id=None, pending_clusters=5)
+    for number in range(5):
+        left.cluster(ClusterStatus.PENDING_KEY, cluster_id=f"c{number}")
+    left.clock.advance(60)
+    let_in = []
+    for _ in range(4):
+        let_in.append(len(left.open_shut().let_in))
+        left.clock.advance(60)
+    assert let_in == [2, 2, 1, 0]
+
+
+def test_a_cluster_that_cannot_be_read_does_not_keep_the_next_from_being_let_in(
+    left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left.healthy_key(open_incident_id=None, pending_clusters=2)
+    left.cluster(ClusterStatus.PENDING_KEY, cluster_id="damaged")
+    left.cluster(ClusterStatus.PENDING_KEY)
+    read = left.store.cluster
+
+    def damaged(project_id: str, cluster_id: str) -> Cluster | None:
+        if cluster_id == "damaged":
+            message = "it has no shape"
+            raise DamagedItemError(message)
+        return read(project_id, cluster_id)
+
+    monkeypatch.setattr(left.store, "cluster", damaged)
+    left.clock.advance(60)
+    opened = left.open_shut()
+    assert opened.let_in == [("acme-prod", "vectors-prod")]
+    assert [subject for subject, _ in opened.errors] == ["acme-prod/damaged"]
+    assert opened.unreadable == 1
+
+
+# --- executions without an open incident --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["resolved", "not there"])
+def test_an_execution_whose_incident_is_over_is_stopped(left: Left, *, known: bool) -> None:
+    if known:
+        left.incident(IncidentStatus.RESOLVED, LOCKOUT, resolved_at=NOW)
+    left.workflow.running = {LOCKOUT}
+    left.clock.advance(120)
+    assert left.stop_orphans().stopped == [LOCKOUT]
+    assert left.workflow.stopped == [(LOCKOUT, "its incident is over")]
+    assert left.stop_orphans().stopped == []
+
+
+def test_an_execution_that_has_just_ended_its_incident_is_left_to_end_by_itself(left: Left) -> None:
+    left.workflow.running = {RECOVERY}
+    left.incident(IncidentStatus.RESOLVED, RECOVERY, resolved_at=NOW)
+    left.clock.advance(119)
+    assert left.stop_orphans().stopped == []
+
+
+def test_an_execution_whose_incident_is_open_is_not_stopped_although_the_list_of_open_ones_lags_behind(
+    left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left.incident(IncidentStatus.LOCKING, LOCKOUT)
+    left.workflow.running = {LOCKOUT}
+    left.clock.advance(600)
+    assert left.stop_orphans().stopped == []
+    monkeypatch.setattr(left.store, "open_incidents", list)
+    assert left.stop_orphans().stopped == []
+
+
+def test_an_execution_that_keyvigil_did_not_start_is_left_alone(left: Left) -> None:
+    left.workflow.running = {LOCKOUT}
+    left.workflow.projects = {LOCKOUT: None}
+    left.clock.advance(600)
+    assert left.stop_orphans().stopped == []
+
+
+def test_while_step_functions_does_not_answer_nothing_is_stopped_and_the_sweep_says_so(left: Left) -> None:
+    left.workflow.broken = True
+    assert [subject for subject, _ in left.stop_orphans().errors] == ["executions"]
+
+
+# --- again, and at once ---------------------------------------------------------------------------------------------
+
+
 def everything(left: Left) -> None:
     """One of everything that reconciling writes."""
     left.broken_key()
@@ -185,7 +390,22 @@ def everything(left: Left) -> None:
             respond_by=NOW,
             task_token="s",
         ),
+        key(key_id="us-west-2.spare", pending_clusters=1),
+        cluster(cluster_id="waits", key_id="us-west-2.spare", status=ClusterStatus.PENDING_KEY),
+        cluster(
+            cluster_id="forgotten",
+            key_id="us-west-2.spare",
+            status=ClusterStatus.LOCKED,
+            locked_by_incident_id="01JGONE",
+        ),
     )
+    left.clock.advance(60)
+
+
+def sweep(left: Left) -> None:
+    left.reconcile()
+    left.open_shut()
+    left.stop_orphans()
 
 
 def counted(left: Left) -> dict[str, int]:
@@ -197,30 +417,30 @@ def counted(left: Left) -> dict[str, int]:
 
 def test_two_sweeps_one_after_the_other_do_nothing_twice(left: Left) -> None:
     everything(left)
-    left.reconcile()
+    sweep(left)
     once = counted(left)
-    assert len(once) >= 4
-    left.reconcile()
+    assert len(once) >= 5
+    sweep(left)
     assert counted(left) == once
 
 
-@pytest.mark.parametrize("commit", range(3))
+@pytest.mark.parametrize("commit", range(5))
 def test_two_sweeps_at_once_do_nothing_twice(left: Left, monkeypatch: pytest.MonkeyPatch, commit: int) -> None:
     """The second begins and ends while the first is about to write: before its first write, its second, and so on."""
     everything(left)
     alone = Left()
     everything(alone)
-    alone.reconcile()
+    sweep(alone)
     real, made = left.store.commit, 0
 
     def commit_late(writes: Any) -> None:
         nonlocal made
         made += 1
         if made == commit + 1:
-            left.reconcile()
+            sweep(left)
         real(writes)
 
     monkeypatch.setattr(left.store, "commit", commit_late)
-    left.reconcile()
+    sweep(left)
     assert made > commit
     assert counted(left) == counted(alone)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keyvigil.domain.clusters import ClusterKind, ClusterStatus, LockSettings, LockVia
+from keyvigil.domain.clusters import Answer, ClusterKind, ClusterStatus, LockResult, LockSettings, LockVia, take_answer
 from keyvigil.domain.incidents import IncidentStatus
 from keyvigil.domain.key_events import KeyPointer, pointers_to
 from keyvigil.domain.keys import (
@@ -33,7 +33,7 @@ from keyvigil.errors import (
     NotFoundError,
     RefusedError,
 )
-from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, ValidationAnswer
+from keyvigil.ports import OperationAnswer, Put, RegistrationAnswer, Remove, ValidationAnswer
 from keyvigil.use_cases.registry import Clusters, KeyRequest, Keys, NewCluster, NewProject, Projects, Subscriptions
 from tests.examples import (
     EXTERNAL_ID,
@@ -247,6 +247,55 @@ def test_a_shorter_interval_holds_from_now_on_and_a_longer_one_from_the_next_pro
     registry.projects.update("acme-prod", {"check_interval_minutes": 60})
     (unmoved,) = registry.store.keys("acme-prod", 10, None).items
     assert unmoved.due_at == sooner.due_at
+
+
+def test_a_topic_for_chat_is_made_when_it_is_asked_for_and_goes_when_it_is_not_wanted_any_more() -> None:
+    registry = Registry()
+    plain = registry.projects.create(NEW_PROJECT)
+    chatty = registry.projects.create(changed(NEW_PROJECT, project_id="chatty", chat=True))
+    assert registry.topics.topics == {plain.alert_topic_arn, chatty.alert_topic_arn, chatty.chat_topic_arn}
+
+    on = registry.projects.update("acme-prod", {"chat": True})
+    assert on.chat
+    assert on.chat_topic_arn in registry.topics.topics
+    registry.projects.update("acme-prod", {"name": "Another"})
+    assert on.chat_topic_arn in registry.topics.topics, "a change of something else leaves it"
+    off = registry.projects.update("acme-prod", {"chat": False})
+    assert not off.chat
+    assert on.chat_topic_arn not in registry.topics.topics
+
+    registry.projects.delete("chatty")
+    assert registry.topics.topics == {plain.alert_topic_arn}
+
+
+def test_a_topic_for_chat_is_no_other_projects_topic() -> None:
+    registry = Registry()
+    one = registry.projects.create(changed(NEW_PROJECT, project_id="acme", chat=True))
+    other = registry.projects.create(changed(NEW_PROJECT, project_id="acme-chat"))
+    assert one.chat_topic_arn != other.alert_topic_arn
+
+
+def test_asking_again_removes_a_topic_for_chat_that_was_left_when_the_first_request_died(registry: Registry) -> None:
+    on = registry.projects.update("acme-prod", {"chat": True})
+    registry.store.put(changed(registry.projects.get("acme-prod"), chat=False))
+    registry.projects.update("acme-prod", {"chat": False})
+    assert on.chat_topic_arn not in registry.topics.topics
+
+
+def test_no_topic_for_chat_is_left_by_a_project_that_goes_while_it_is_changed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = registry.topics.create_for_chat
+
+    def meanwhile(project_id: str) -> str:
+        arn = made(project_id)
+        registry.store.commit([Remove(registry.projects.get(project_id))])
+        return arn
+
+    monkeypatch.setattr(registry.topics, "create_for_chat", meanwhile)
+    with pytest.raises(NotFoundError):
+        registry.projects.update("acme-prod", {"chat": True})
+    assert not [arn for arn in registry.topics.topics if arn.endswith("_chat")]
 
 
 def test_deleting_a_project_removes_its_topic_and_its_subscriptions(registry: Registry) -> None:
@@ -840,6 +889,27 @@ def test_only_a_cluster_that_is_not_locked_can_be_deleted(watching: Registry, ca
         assert (refused.value.status, refused.value.title) == (409, "Cluster is locked")
         assert refused.value.in_the_way == ("incident 01JINCIDENT",)
         assert watching.key().clusters == 2
+
+
+def test_a_changed_lock_has_a_fence_of_its_own_so_that_the_receiver_before_has_no_say(watching: Registry) -> None:
+    failed = cluster(status=ClusterStatus.LOCK_FAILED, fence=77, receipt="r", locked_by_incident_id="i")
+    watching.store.put(failed)
+
+    named = watching.clusters.update("acme-prod", "vectors-prod", {"name": "New"})
+    changed_to = watching.clusters.update(
+        "acme-prod", "vectors-prod", {"lock": LockSettings(via=LockVia.EVENT, timeout_seconds=60)}
+    )
+
+    assert named.fence == 77
+    assert (changed_to.fence, changed_to.receipt) == (int(NOW.timestamp() * 1000), None)
+    late = take_answer(changed_to, fence=77, result=LockResult.LOCKED, detail=None, now=NOW)
+    assert (late.answer, late.cluster.status) == (Answer.STALE, ClusterStatus.LOCK_FAILED)
+
+
+def test_a_changed_lock_of_a_cluster_that_was_never_asked_for_anything_gives_it_no_fence(watching: Registry) -> None:
+    watching.store.put(cluster())
+    lock = LockSettings(via=LockVia.EVENT, timeout_seconds=60)
+    assert watching.clusters.update("acme-prod", "vectors-prod", {"lock": lock}).fence == 0
 
 
 def test_a_fence_survives_deletion_and_registration_under_another_key(watching: Registry) -> None:

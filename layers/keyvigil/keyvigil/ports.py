@@ -254,6 +254,12 @@ class Store(Protocol):
     def lockout_tally(self) -> LockoutTally:
         """Read which lockouts began lately, all projects together."""
 
+    def shut_clusters(self, before: datetime) -> list[tuple[str, str]]:
+        """(project id, cluster id) of clusters that have not been in use, and asked for nothing, since before this.
+
+        Eventually consistent. What older code wrote last is not listed.
+        """
+
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:
         """(project id, cluster id) of clusters whose answer is overdue; eventually consistent."""
 
@@ -434,6 +440,9 @@ class Notifier(Protocol):
     def publish(self, topic_arn: str, alert: Alert) -> None:
         """Publish an alert to a project's topic."""
 
+    def publish_to_chat(self, topic_arn: str, alert: Alert) -> None:
+        """Publish an alert to a project's topic for chat channels, in the form that those take."""
+
     def put_alert(self, alert: Alert) -> None:
         """Put an alert on the alert bus."""
 
@@ -487,6 +496,18 @@ class ExecutionState(StrEnum):
     ENDED = "ENDED"
 
 
+@dataclass(frozen=True, slots=True)
+class ExecutionAtWork:
+    """An execution that is at work. Its name says for which incident."""
+
+    name: str
+
+    @property
+    def incident_id(self) -> str:
+        """The incident that it is named after."""
+        return self.name.rsplit("-", 2)[0]
+
+
 class Workflow(Protocol):
     """Step Functions."""
 
@@ -499,6 +520,27 @@ class Workflow(Protocol):
 
     def state(self, name: str) -> ExecutionState:
         """Say what became of the execution of this name.
+
+        Raises:
+            DeliveryError: Step Functions could not be reached.
+        """
+
+    def at_work(self) -> list[ExecutionAtWork]:
+        """The executions that are at work, at most the newest 1,000 of each workflow; eventually consistent.
+
+        Raises:
+            DeliveryError: Step Functions could not be reached.
+        """
+
+    def project_of(self, name: str) -> str | None:
+        """The project that an execution was started for; None if it is not there, or was not started by KeyVigil.
+
+        Raises:
+            DeliveryError: Step Functions could not be reached.
+        """
+
+    def stop(self, name: str, reason: str) -> None:
+        """End an execution where it stands. One that has ended is not an error.
 
         Raises:
             DeliveryError: Step Functions could not be reached.
@@ -517,6 +559,9 @@ class Workflow(Protocol):
 
 class Topics(Protocol):
     """SNS topics, one for each project."""
+
+    def create_for_chat(self, project_id: str) -> str:
+        """Make the project's topic for chat channels as `create` makes its topic; return its ARN."""
 
     def create(self, project_id: str) -> str:
         """Make the project's topic, or find it, under the stack's key if there is one and closed; return its ARN."""

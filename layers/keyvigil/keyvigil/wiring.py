@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.keep_pointers import KeepPointers
     from keyvigil.use_cases.keep_topics import KeepTopics
     from keyvigil.use_cases.lock_clusters import DecideLockout, RequestLock
+    from keyvigil.use_cases.open_shut_clusters import OpenShutClusters
     from keyvigil.use_cases.outbox_aside import OutboxAside
     from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
     from keyvigil.use_cases.plan_sweep import PlanSweep
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
     from keyvigil.use_cases.relay_outbox import RelayOutbox
     from keyvigil.use_cases.settle_lockout import SettleLockout
+    from keyvigil.use_cases.stop_orphans import StopOrphans
     from keyvigil.use_cases.tell_stale import TellStale
     from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 
@@ -204,6 +206,22 @@ def reconcile() -> "Reconcile":
         braking=braking(),
         confirmation_probes=_probes(),
     )
+
+
+@cache
+def open_shut_clusters() -> "OpenShutClusters":
+    """Bring back the clusters that nobody sees to any more."""
+    from keyvigil.use_cases.open_shut_clusters import OpenShutClusters
+
+    return OpenShutClusters(store(), clock(), ids())
+
+
+@cache
+def stop_orphans() -> "StopOrphans":
+    """Stop the executions whose incident is over."""
+    from keyvigil.use_cases.stop_orphans import StopOrphans
+
+    return StopOrphans(store(), workflow(), clock())
 
 
 @cache

@@ -36,6 +36,7 @@ from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, RoleClaim
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.shut_clusters import SHUT
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
 from keyvigil.ports import (
@@ -54,6 +55,9 @@ from keyvigil.ports import (
 
 AGENDA_SHARDS = 8
 """Partitions of each agenda list: a partition of an index takes 1,000 writes a second, and one write is one probe."""
+
+LISTED = 20_000
+"""How many entries of a list one reading has, at most. One takes 200 bytes, and a sweep has less than a minute."""
 
 KEPT_AFTER_END = timedelta(days=400)
 """How long a resolved incident and its timeline stay: a year's audit looks back a year and a month."""
@@ -254,6 +258,8 @@ def _agenda(entity: Entity) -> tuple[str, datetime] | None:
             ClusterStatus.UNLOCKING,
         }:
             return "unanswered", entity.respond_by
+        case Cluster() if entity.deleted_at is None and entity.status in SHUT:
+            return "shut", entity.status_changed_at
         case _:
             return None
 
@@ -330,9 +336,9 @@ class DynamoDbStore(Store):
         if entity.version == 0:
             return self._item.pk.does_not_exist()
         condition: Condition = self._item.version == entity.version
-        if written and isinstance(entity, Cluster):
-            # Invariant 2: the table itself refuses a fence below the highest seen.
-            condition &= self._item.fence <= entity.fence
+        if isinstance(entity, Cluster):
+            # Invariant 2: the table itself refuses a fence below the highest seen, and to forget one.
+            condition &= self._item.fence <= entity.fence if written else self._item.fence == 0
         return condition
 
     def _to_item(self, entity: Entity) -> Item:
@@ -556,6 +562,23 @@ class DynamoDbStore(Store):
                 condition = AgendaIndex.agenda_at > _milliseconds(since)
             yield from self._item.agenda.query(f"{name}#{shard}", condition, limit=limit)
 
+    def _listed(self, name: str, until: datetime | None) -> Iterator[Item]:
+        """The entries of a list that may have grown beyond all bounds: of a long one the oldest and the newest.
+
+        The oldest alone could be what cannot be done, and would keep all others from ever being tried.
+        """
+        condition = None if until is None else AgendaIndex.agenda_at <= _milliseconds(until)
+        for shard in range(AGENDA_SHARDS):
+            found: dict[tuple[str, str], Item] = {}
+            for oldest_first in (True, False):
+                entries = self._item.agenda.query(
+                    f"{name}#{shard}", condition, limit=LISTED // AGENDA_SHARDS // 2, scan_index_forward=oldest_first
+                )
+                found |= {(item.pk, item.sk): item for item in entries}
+                if entries.last_evaluated_key is None:
+                    break
+            yield from found.values()
+
     @override
     def due_keys(self, until: datetime) -> list[DueKey]:
         due = [
@@ -567,7 +590,7 @@ class DynamoDbStore(Store):
 
     @override
     def unsent_rows(self, before: datetime) -> list[str]:
-        rows = sorted(self._on_agenda("unsent", before), key=lambda item: item.agenda_at or 0)
+        rows = sorted(self._listed("unsent", before), key=lambda item: item.agenda_at or 0)
         return [item.pk.removeprefix("OUTBOX#") for item in rows]
 
     @override
@@ -623,8 +646,7 @@ class DynamoDbStore(Store):
     @override
     def open_incidents(self) -> list[tuple[str, str]]:
         return [
-            (item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("INCIDENT#"))
-            for item in self._on_agenda("open", None)
+            (item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("INCIDENT#")) for item in self._listed("open", None)
         ]
 
     @override
@@ -651,9 +673,15 @@ class DynamoDbStore(Store):
 
     @override
     def overdue_clusters(self, now: datetime) -> list[tuple[str, str]]:
+        return self._clusters_on_agenda("unanswered", now)
+
+    @override
+    def shut_clusters(self, before: datetime) -> list[tuple[str, str]]:
+        return self._clusters_on_agenda("shut", before)
+
+    def _clusters_on_agenda(self, name: str, until: datetime) -> list[tuple[str, str]]:
         return [
-            (item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("CLUSTER#"))
-            for item in self._on_agenda("unanswered", now)
+            (item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("CLUSTER#")) for item in self._listed(name, until)
         ]
 
     def _count(self, name: str) -> int:

@@ -112,8 +112,13 @@ def _for_a_project(row: Body) -> Body:
     }
 
 
-def _without_findings(row: Body) -> Body:
-    """OUTBOX 2 to 3: nobody made findings for Security Hub, so `delivered` named fewer targets."""
+def _without_chat(project: Body) -> Body:
+    """PROJECT 1 to 2: no topic for chat channels."""
+    return {"chat": False, **project}
+
+
+def _before_chat(row: Body) -> Body:
+    """OUTBOX 2 to 3: as it was. `delivered` can name `chat` and `finding` now, which older code does not know."""
     return row
 
 
@@ -123,14 +128,14 @@ def _shared_with_nobody(claim: Body) -> Body:
 
 
 STEPS: Mapping[str, tuple[Step, ...]] = {
-    "PROJECT": (),
+    "PROJECT": (_without_chat,),
     "KEY": (_with_all_that_came_after,),
     "ROLE": (_shared_with_nobody,),
     "CLUSTER": (_by_event_or_in_the_registry,),
     "INCIDENT": (_with_executions_counted_and_told, _with_account_unknown),
     "SUBSCRIPTION": (_with_dead_letters_unknown,),
     "TIMELINE": (),
-    "OUTBOX": (_for_a_project, _without_findings),
+    "OUTBOX": (_for_a_project, _before_chat),
     "LAST_SWEEP": (),
     "ROLE_AUDIT": (),
     "BACKUP": (),

@@ -13,7 +13,7 @@ from keyvigil.adapters.alert_documents import document
 from keyvigil.adapters.aws import config, session
 from keyvigil.adapters.plain_data import lock_request_detail, rfc3339, to_plain
 from keyvigil.adapters.topic_policies import same_policy, topic_policy
-from keyvigil.domain.alert_words import SUBJECT_LIMIT, mail, subject
+from keyvigil.domain.alert_words import SUBJECT_LIMIT, chat, mail, subject
 from keyvigil.domain.alerts import SCHEMA_VERSION, TEST_TYPE, Alert, AlertStatus, LockRequest, Severity
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.errors import DeliveryError, RefusedError
@@ -22,7 +22,7 @@ from keyvigil.ports import CheckMessage, CheckQueue, FindActorMessage, Notifier,
 if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_sns import SNSClient
-    from mypy_boto3_sns.type_defs import TagTypeDef
+    from mypy_boto3_sns.type_defs import MessageAttributeValueTypeDef, TagTypeDef
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
@@ -69,23 +69,22 @@ class AwsNotifier(Notifier):
 
     @override
     def publish(self, topic_arn: str, alert: Alert) -> None:
-        attributes = {
-            "type": str(alert.type),
-            "severity": str(alert.severity),
-            "status": str(alert.status),
-        }
-        if alert.project_id is not None:
-            attributes["project_id"] = alert.project_id
         try:
             self._sns.publish(
                 TopicArn=topic_arn,
                 Subject=subject(alert),
                 Message=_by_protocol(json.dumps(document(alert)), mail(alert)),
                 MessageStructure="json",
-                MessageAttributes={
-                    name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
-                },
+                MessageAttributes=_attributes(alert),
             )
+        except (ClientError, BotoCoreError) as error:
+            raise _not_delivered("SNS", error) from error
+
+    @override
+    def publish_to_chat(self, topic_arn: str, alert: Alert) -> None:
+        # Without MessageStructure: Amazon Q reads the message itself, and leaves out what is not of its form.
+        try:
+            self._sns.publish(TopicArn=topic_arn, Message=json.dumps(chat(alert)), MessageAttributes=_attributes(alert))
         except (ClientError, BotoCoreError) as error:
             raise _not_delivered("SNS", error) from error
 
@@ -113,6 +112,13 @@ class AwsNotifier(Notifier):
             code = answer["Entries"][0].get("ErrorCode")
             message = f"EventBridge refused the event: {code}"
             raise DeliveryError(message, refused=code in _NEVER_TAKEN)
+
+
+def _attributes(alert: Alert) -> "dict[str, MessageAttributeValueTypeDef]":
+    attributes = {"type": str(alert.type), "severity": str(alert.severity), "status": str(alert.status)}
+    if alert.project_id is not None:
+        attributes["project_id"] = alert.project_id
+    return {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
 
 
 def _by_protocol(document_of_it: str, words: str) -> str:
@@ -185,7 +191,13 @@ class SnsTopics(Topics):
 
     @override
     def create(self, project_id: str) -> str:
-        name = f"{self._prefix}{project_id}"
+        return self._create(f"{self._prefix}{project_id}")
+
+    @override
+    def create_for_chat(self, project_id: str) -> str:
+        return self._create(f"{self._prefix}{project_id}_chat")
+
+    def _create(self, name: str) -> str:
         tags: list[TagTypeDef] = [{"Key": name, "Value": value} for name, value in self._tags.items()]
         # From its first moment: a topic has no time in which everybody of the account may publish to it.
         attributes = {_KEY: self._key} if self._key else {}

@@ -10,11 +10,12 @@ from keyvigil.adapters.aws import config, session
 from keyvigil.domain.alerts import WorkflowStart
 from keyvigil.domain.incidents import WorkflowKind
 from keyvigil.errors import DeliveryError
-from keyvigil.ports import ExecutionState, Workflow
+from keyvigil.ports import ExecutionAtWork, ExecutionState, Workflow
 
 if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
 
+_LISTED = 1000
 _NOBODY_WAITS = {"TaskDoesNotExist", "TaskTimedOut", "InvalidToken"}
 
 
@@ -75,6 +76,48 @@ class StepFunctionsWorkflow(Workflow):
             message = f"Step Functions did not describe {name}: {_code(error)}"
             raise DeliveryError(message) from error
         return ExecutionState.RUNNING if answer["status"] == "RUNNING" else ExecutionState.ENDED
+
+    @override
+    def at_work(self) -> list[ExecutionAtWork]:
+        found: list[ExecutionAtWork] = []
+        for kind in WorkflowKind:
+            try:
+                # One page, newest first: https://docs.aws.amazon.com/step-functions/latest/apireference/API_ListExecutions.html
+                answer = self._client.list_executions(
+                    stateMachineArn=self._arn(kind), statusFilter="RUNNING", maxResults=_LISTED
+                )
+            except (ClientError, BotoCoreError) as error:
+                message = f"Step Functions did not list what is running: {_code(error)}"
+                raise DeliveryError(message) from error
+            found += [ExecutionAtWork(each["name"]) for each in answer["executions"]]
+        # Somebody may have started one by hand, under a name that says nothing.
+        kinds = {str(kind) for kind in WorkflowKind}
+        return [each for each in found if each.name.count("-") > 1 and each.name.rsplit("-", 2)[1] in kinds]
+
+    @override
+    def project_of(self, name: str) -> str | None:
+        try:
+            answer = self._client.describe_execution(executionArn=self.execution_arn(name))
+        except (ClientError, BotoCoreError) as error:
+            if _code(error) == "ExecutionDoesNotExist":
+                return None
+            message = f"Step Functions did not describe {name}: {_code(error)}"
+            raise DeliveryError(message) from error
+        try:
+            given = json.loads(answer.get("input", ""))
+            return str(given["project_id"]) if given["incident_id"] == name.rsplit("-", 2)[0] else None
+        except (ValueError, LookupError, TypeError):
+            return None
+
+    @override
+    def stop(self, name: str, reason: str) -> None:
+        try:
+            self._client.stop_execution(executionArn=self.execution_arn(name), error="Orphaned", cause=reason)
+        except (ClientError, BotoCoreError) as error:
+            if _code(error) == "ExecutionDoesNotExist":
+                return
+            message = f"Step Functions did not stop {name}: {_code(error)}"
+            raise DeliveryError(message) from error
 
     @override
     def complete(self, task_token: str, result: str, detail: str | None) -> None:

@@ -43,6 +43,7 @@ class CreateProject(Request):
     check_interval_minutes: Annotated[int, Field(ge=1, le=60, strict=True)] | None = None
     grace_minutes: Annotated[int, Field(ge=0, le=1440, strict=True)] = 0
     probe_plan: Literal["full"] = "full"
+    chat: Annotated[bool, Field(strict=True)] = False
 
 
 class ChangeProject(Request):
@@ -54,6 +55,7 @@ class ChangeProject(Request):
     check_interval_minutes: Annotated[int, Field(ge=1, le=60, strict=True)] = 10
     grace_minutes: Annotated[int, Field(ge=0, le=1440, strict=True)] = 0
     probe_plan: Literal["full"] = "full"
+    chat: Annotated[bool, Field(strict=True)] = False
 
 
 class RegisterKey(Request):

@@ -27,6 +27,7 @@ def project(shown: Project, *, clusters: int, open_incidents: int) -> dict[str, 
     fields = to_plain(shown)
     for internal in ("deleting", "version"):
         del fields[internal]
+    fields["chat_topic_arn"] = shown.chat_topic_arn if shown.chat else None
     return {**fields, "keys": shown.keys, "clusters": clusters, "open_incidents": open_incidents}
 
 

@@ -297,6 +297,7 @@ class Target(StrEnum):
     """Where an outbox row goes. Each target is delivered to, and retried, by itself."""
 
     TOPIC = "topic"
+    CHAT = "chat"
     OPERATOR = "operator"
     BUS = "bus"
     WORKFLOW = "workflow"
@@ -386,10 +387,16 @@ class OutboxRow:
 
     @property
     def missing(self) -> tuple[Target, ...]:
-        """The targets that have not got it yet, less the finding, which not every stack makes."""
+        """The targets that have not got it yet, less the finding, which not every stack makes.
+
+        What was sent when there were fewer targets is sent.
+        """
+        if self.sent_at is not None:
+            return ()
         if self.alert is not None:
-            topic = Target.OPERATOR if self.for_operator or self.project_id is None else Target.TOPIC
-            wanted: tuple[Target, ...] = (topic, Target.BUS)
+            for_operator = self.for_operator or self.project_id is None
+            wanted: tuple[Target, ...] = (Target.OPERATOR,) if for_operator else (Target.TOPIC, Target.CHAT)
+            wanted = (*wanted, Target.BUS)
         elif self.lock_request is not None:
             wanted = (Target.BUS if self.lock_request.via is LockVia.EVENT else Target.RECEIVER,)
         else:

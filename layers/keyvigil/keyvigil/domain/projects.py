@@ -28,7 +28,10 @@ class Approval(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """One tenant. `keys` is a count, kept in the transaction that registers or removes a key."""
+    """One tenant. `keys` is a count, kept in the transaction that registers or removes a key.
+
+    `chat` says whether alerts also go to a topic for chat channels.
+    """
 
     project_id: str
     name: str
@@ -41,8 +44,14 @@ class Project:
     alert_topic_arn: str
     created_at: datetime
     keys: int = 0
+    chat: bool = False
     deleting: bool = False
     version: int = 0
+
+    @property
+    def chat_topic_arn(self) -> str:
+        """The topic for chat channels, which exists only if `chat` says so. No project's id has an underline."""
+        return f"{self.alert_topic_arn}_chat"
 
 
 class Protocol(StrEnum):

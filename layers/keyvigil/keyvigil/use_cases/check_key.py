@@ -25,6 +25,7 @@ from keyvigil.domain.unknown_keys import watch_unknown
 from keyvigil.domain.verdicts import Cause, Outcome, Verdict
 from keyvigil.errors import ConflictError, NotFoundError
 from keyvigil.ports import Clock, Ids, ProbeAnswer, Prober, Put, Store, Write
+from keyvigil.use_cases.open_shut_clusters import LetIn
 from keyvigil.use_cases.retrying import until_committed
 from keyvigil.use_cases.telling import Telling
 
@@ -78,6 +79,7 @@ class CheckKey:
         self._clock = clock
         self._ids = ids
         self._telling = Telling(clock, ids)
+        self._let_in = LetIn(store, clock)
         self._probes = confirmation_probes
 
     def __call__(
@@ -267,26 +269,11 @@ class CheckKey:
         """Let in the clusters that waited for the key, each in a transaction with the key's status."""
         for waiting in self._store.clusters_of_key(key.project_id, key.key_id):
             if waiting.status is ClusterStatus.PENDING_KEY:
-                activated = until_committed(self._activate, key, waiting.cluster_id)
+                activated = self._let_in(key.project_id, key.key_id, waiting.cluster_id)
                 if activated is None:
                     break
                 key = activated
         return key
-
-    def _activate(self, key: Key, cluster_id: str) -> Key | None:
-        fresh, cluster = (
-            self._store.key(key.project_id, key.key_id),
-            self._store.cluster(key.project_id, cluster_id),
-        )
-        if fresh is None or fresh.health.status is not KeyStatus.HEALTHY:
-            return None
-        if cluster is None or cluster.deleted_at or cluster.status is not ClusterStatus.PENDING_KEY:
-            return fresh
-        now = self._clock.now()
-        after = replace(fresh, pending_clusters=max(0, fresh.pending_clusters - 1))
-        active = replace(cluster, status=ClusterStatus.ACTIVE, status_changed_at=now)
-        self._store.commit([Put(after), Put(active)])
-        return replace(after, version=after.version + 1)
 
 
 _TIMELINE_WORD = {

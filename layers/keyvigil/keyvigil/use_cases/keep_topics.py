@@ -61,6 +61,8 @@ class KeepTopics:
     def _keep(self, project: Project, kept: KeptTopics) -> None:
         topic_arn = project.alert_topic_arn
         self._each(kept, topic_arn, partial(self._keep_topic, topic_arn))
+        if project.chat:
+            self._each(kept, project.chat_topic_arn, partial(self._keep_topic, project.chat_topic_arn))
         subscriptions: list[Subscription] = []
         try:
             subscriptions += every(partial(self._store.subscriptions, project.project_id))

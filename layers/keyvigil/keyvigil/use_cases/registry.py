@@ -15,7 +15,7 @@ from keyvigil.domain.arns import (
 )
 from keyvigil.domain.aws_commands import trust_again
 from keyvigil.domain.backups import BACKUPS_NAMED
-from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings
+from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, next_fence
 from keyvigil.domain.endpoints import endpoint_problem
 from keyvigil.domain.key_events import pointers_to
 from keyvigil.domain.keys import (
@@ -101,6 +101,7 @@ class NewProject:
     check_interval_minutes: int
     grace_minutes: int
     probe_plan: str
+    chat: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ class NewCluster:
 
 
 class Projects:
-    """Makes, changes and removes projects, each with its topic."""
+    """Makes, changes and removes projects, each with its topic, and one for chat channels if that is asked for."""
 
     def __init__(self, store: Store, topics: Topics, clock: Clock, ids: Ids) -> None:
         """Keep the ports."""
@@ -159,7 +160,10 @@ class Projects:
             external_id=self._ids.external_id(),
             alert_topic_arn=self._topics.create(new.project_id),
             created_at=self._clock.now(),
+            chat=new.chat,
         )
+        if new.chat:
+            self._topics.create_for_chat(new.project_id)
         try:
             self._store.commit([Put(project)])
         except ConflictError as error:
@@ -168,7 +172,15 @@ class Projects:
         return replace(project, version=1)
 
     def update(self, project_id: str, changes: dict[str, Any]) -> Project:
-        """Change what may be changed. The reconciler makes open incidents follow within a minute."""
+        """Change what may be changed. The reconciler makes open incidents follow within a minute.
+
+        A topic for chat channels is made before the project says that it is there, and goes after it says that it
+        is not: what dies in between is mended by asking again.
+        """
+        made = None
+        if changes.get("chat"):
+            self.get(project_id)
+            made = self._topics.create_for_chat(project_id)
 
         def change() -> tuple[Project, int]:
             project = self.get(project_id)
@@ -176,7 +188,14 @@ class Projects:
             self._store.commit([Put(after)])
             return after, project.check_interval_minutes
 
-        project, interval_before = until_committed(change)
+        try:
+            project, interval_before = until_committed(change)
+        except NotFoundError:
+            if made is not None:
+                self._topics.delete(made)
+            raise
+        if changes.get("chat") is False:
+            self._topics.delete(project.chat_topic_arn)
         if project.check_interval_minutes < interval_before:
             for key in every(lambda limit, token: self._store.keys(project_id, limit, token)):
                 until_committed(self._make_due_sooner, project, key.key_id)
@@ -193,7 +212,7 @@ class Projects:
             self._store.commit([Put(replace(key, due_at=due))])
 
     def delete(self, project_id: str) -> None:
-        """Remove an empty project and its topic.
+        """Remove an empty project and its topics.
 
         The project is marked first, so that nothing can be added while its topic goes, and a removal that
         died half-way can be repeated.
@@ -224,6 +243,7 @@ class Projects:
 
         project = until_committed(mark)
         self._topics.delete(project.alert_topic_arn)
+        self._topics.delete(project.chat_topic_arn)
         for subscription in list(every(lambda limit, token: self._store.subscriptions(project_id, limit, token))):
             self._store.commit([Remove(subscription)])
         self._store.commit([Remove(project)])
@@ -806,6 +826,9 @@ class Clusters:
                     "when it is ACTIVE again, or if locking or unlocking it failed.",
                 )
             after = replace(cluster, **{name: value for name, value in changes.items() if name != "key_id"})
+            if after.lock != cluster.lock and cluster.fence > 0:
+                # What the receiver before may still answer, or be called for, is no word of the one now.
+                after = replace(after, fence=next_fence(cluster.fence, self._clock.now()), receipt=None)
             self._store.commit([Put(after)])
             return after
 

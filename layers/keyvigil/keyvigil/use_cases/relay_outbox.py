@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from keyvigil.domain.alerts import Alert, OutboxRow, Target, is_of
+from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, Target, is_of
+from keyvigil.domain.clusters import UNDER_WAY
 from keyvigil.domain.findings import Finding, finding_of, newest
 from keyvigil.domain.outbox_faults import decide_aside
 from keyvigil.errors import ConflictError, DamagedItemError, DeliveryError, in_short
@@ -92,7 +93,8 @@ class RelayOutbox:
 
     def _missing(self, row: OutboxRow) -> tuple[Target, ...]:
         """The targets that have not got a row yet, in a stack like this one."""
-        wanted = self._findings is not None and row.makes_finding and Target.FINDING not in row.delivered
+        can_have = row.makes_finding and row.sent_at is None and Target.FINDING not in row.delivered
+        wanted = self._findings is not None and can_have
         return (*row.missing, Target.FINDING) if wanted else row.missing
 
     def _import(self, rows: Sequence[OutboxRow]) -> dict[str, Exception]:
@@ -185,10 +187,8 @@ class RelayOutbox:
 
     def _deliver(self, row: OutboxRow, target: Target) -> None:
         match target:
-            case Target.TOPIC:
-                project = self._store.project(row.project_id) if row.project_id else None
-                if row.alert is not None and project is not None and is_of(row, project):
-                    self._notifier.publish(project.alert_topic_arn, row.alert)
+            case Target.TOPIC | Target.CHAT:
+                self._tell_project(row, target)
             case Target.OPERATOR:
                 if row.alert is not None:
                     self._notifier.publish(self._operator_topic_arn, row.alert)
@@ -204,11 +204,26 @@ class RelayOutbox:
             case _:
                 assert_never(target)
 
+    def _tell_project(self, row: OutboxRow, target: Target) -> None:
+        """One of a project's topics. What has no topic for chat, or is gone, has all that it can get."""
+        project = self._store.project(row.project_id) if row.project_id else None
+        if row.alert is None or project is None or not is_of(row, project):
+            return
+        if target is Target.TOPIC:
+            self._notifier.publish(project.alert_topic_arn, row.alert)
+        elif project.chat:
+            self._notifier.publish_to_chat(project.chat_topic_arn, row.alert)
+
     def _put_on_bus(self, row: OutboxRow) -> None:
         if row.alert is not None:
             self._notifier.put_alert(row.alert)
-        if row.lock_request is not None:
+        if row.lock_request is not None and self._is_under_way(row.lock_request):
             self._notifier.put_lock_request(row.lock_request)
+
+    def _is_under_way(self, asked: LockRequest) -> bool:
+        """Whether a request is still wanted: a row may be late by hours, or come from a backup of the table."""
+        cluster = self._store.cluster(asked.project_id, asked.cluster_id)
+        return cluster is not None and cluster.fence == asked.fence and cluster.status in UNDER_WAY
 
     def _have_called(self, row: OutboxRow) -> None:
         if row.lock_request is not None:
