@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
+from keyvigil_cli.alert_queue import AlertQueue
 from keyvigil_cli.api_client import ApiProblemError, JsonObject
 from keyvigil_cli.control_plane import LockRequest
 from keyvigil_cli.demo import CLUSTERS, PROJECT_ID, Story
@@ -67,6 +68,29 @@ def the_demo_is_told_to_its_end(stage: Stage) -> None:
     assert [arn.rpartition("-")[0].rpartition("-")[2] for arn in timeline["execution_arns"]] == ["lock", "unlock"]
     for cluster_id in CLUSTERS:
         assert stage.api.get("projects", PROJECT_ID, "clusters", cluster_id)["fence"] > 0
+    reads_as_a_story(stage, incident["incident_id"])
+
+
+def reads_as_a_story(stage: Stage, incident_id: str) -> None:
+    """What was probed and answered, who decided, and each cluster's request with the acknowledgement of its fence."""
+    entries = stage.api.items("projects", PROJECT_ID, "incidents", incident_id, "timeline")
+    seconds = [entry["seconds"] for entry in entries]
+    assert 0 <= seconds[0] < 5
+    assert seconds == sorted(seconds)
+    details = {entry["what"]: entry["detail"] for entry in entries}
+    assert "is disabled, so Encrypt was refused. [DisabledException]" in details["key.unhealthy"]
+    assert "probes in a row" in details["lockout.begun"]
+    assert details["recovery.begun"] == f"{len(CLUSTERS)} clusters to unlock: the key's recovery is proved"
+    for asked, answered in (
+        ("cluster.lock_requested", "cluster.locked"),
+        ("cluster.unlock_requested", "cluster.unlocked"),
+    ):
+        for cluster_id in CLUSTERS:
+            mine = {
+                entry["what"]: entry["detail"] for entry in entries if entry["detail"].startswith(f"{cluster_id}: ")
+            }
+            fence = mine[asked].rpartition("fence ")[2]
+            assert f" for fence {fence} after " in mine[answered]
 
 
 @story
@@ -127,20 +151,62 @@ def what_the_operator_s_brake_holds_a_person_approves_or_dismisses(stage: Stage)
 
 @story
 def a_project_that_observes_is_told_and_nothing_is_locked(stage: Stage) -> None:
-    project = stage.project(enforcement="observe")
+    project = stage.project(enforcement="observe", chat=True)
     queue = stage.alert_queue(project)
+    paging = subscribed_to_what_is_critical_about_keys(stage, project)
+    chat = in_the_chat_channel(stage, project)
     watched = stage.watched_key(project)
     project.register_cluster("vectors", watched.key_id, EVENT)
     watched.disable()
     incident_id = watched.check()["open_incident_id"]
     incident = project.wait_for_incident(incident_id, "OBSERVED")
     assert incident["confirmed_at"] is not None
-    queue.wait_for("key.suspect", "key.unhealthy")
+    suspect, unhealthy = queue.wait_for("key.suspect", "key.unhealthy")
     assert project.cluster("vectors")["status"] == "ACTIVE"
     assert "cluster.lock_requested" not in what_happened(incident)
+    assert paging.wait_for("key.unhealthy") == [unhealthy]
+    wait_until("both alerts in chat", chat.collect, lambda seen: len(seen) >= 2, within=60)
+    posted = {each["metadata"]["eventType"]: each for each in chat.received}
+    assert {each["source"] for each in chat.received} == {"custom"}
+    assert posted["key.suspect"]["metadata"]["threadId"] == suspect["dedup_key"]
+    assert unhealthy["remediation"]["commands"][0] in posted["key.unhealthy"]["content"]["description"]
     watched.enable()
     project.wait_for_incident(incident_id, "RESOLVED", within=240)
     assert queue.of_type("cluster.locked") == []
+    queue.wait_for("key.recovered")
+    assert {each["type"] for each in paging.collect()} == {"key.unhealthy"}, "its filter let nothing else through"
+    assert stage.api.patch("projects", project.project_id, body={"chat": False})["chat_topic_arn"] is None
+    topics = stage.cloud.session().client("sns").get_paginator("list_topics").paginate()
+    assert chat_topic_arn(project) not in {each["TopicArn"] for page in topics for each in page["Topics"]}
+
+
+def chat_topic_arn(project: Project) -> str:
+    return f"{project.alert_topic_arn}_chat"
+
+
+def in_the_chat_channel(stage: Stage, project: Project) -> AlertQueue:
+    """A queue in the place of Amazon Q, which subscribes to the chat topic by itself and not through the API."""
+    assert stage.api.get("projects", project.project_id)["chat_topic_arn"] == chat_topic_arn(project)
+    queue = AlertQueue(stage.cloud.session(), stage.name(), chat_topic_arn(project))
+    sns = stage.cloud.session().client("sns")
+    sns.subscribe(TopicArn=chat_topic_arn(project), Protocol="sqs", Endpoint=queue.endpoint)
+    return queue
+
+
+def subscribed_to_what_is_critical_about_keys(stage: Stage, project: Project) -> AlertQueue:
+    """A queue behind SNS's filter policy, with a queue of dead letters behind it as every subscription has one."""
+    queue = AlertQueue(stage.cloud.session(), stage.name(), project.alert_topic_arn)
+    wanted: JsonObject = {"types": ["key.*"], "min_severity": "critical"}
+    body: JsonObject = {"protocol": "sqs", "endpoint": queue.endpoint, **wanted}
+    assert stage.api.post("projects", project.project_id, "subscriptions", body=body)["status"] == "confirmed"
+    sns = stage.cloud.session().client("sns")
+    subscriptions = sns.list_subscriptions_by_topic(TopicArn=project.alert_topic_arn)["Subscriptions"]
+    assert len(subscriptions) == 2
+    for each in subscriptions:
+        attributes = sns.get_subscription_attributes(SubscriptionArn=each["SubscriptionArn"])["Attributes"]
+        target: str = json.loads(attributes["RedrivePolicy"])["deadLetterTargetArn"]
+        assert "AlertDeadLetters" in target
+    return queue
 
 
 @story

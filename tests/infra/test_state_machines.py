@@ -25,6 +25,16 @@ def test_structure_time_outs_retries_catches_and_expressions(definition: Path) -
     assert problems_of(substitute(definition.read_text())) == []
 
 
+def test_the_graph_reads_without_the_code(definition: Path) -> None:
+    """Every state says what it is for: a Fail by its Cause, all others by a Comment that is a sentence."""
+    machine = substitute(definition.read_text())
+    inner = [each["ItemProcessor"]["States"] for each in machine["States"].values() if each["Type"] == "Map"]
+    states = {name: state for part in (machine["States"], *inner) for name, state in part.items()}
+    said = {name: state.get("Cause") or state.get("Comment", "") for name, state in states.items()}
+    assert machine["Comment"].endswith(".")
+    assert [name for name, words in said.items() if not words.endswith(".") or len(words) < 20] == []
+
+
 def test_cfn_lint_accepts_the_definition(definition: Path) -> None:
     assert cfn_lint_problems(substitute(definition.read_text())) == []
 

@@ -52,12 +52,14 @@ from keyvigil.ports import (
 from keyvigil.use_cases.braking import AskBrake, Braking
 from keyvigil.use_cases.call_receiver import CallReceiver
 from keyvigil.use_cases.check_key import CheckKey
+from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.follow_receivers import FollowReceivers
 from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock, RequestLock
 from keyvigil.use_cases.open_shut_clusters import OpenShutClusters
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
 from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
+from keyvigil.use_cases.registry import Projects
 from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.stop_orphans import StopOrphans
@@ -69,6 +71,7 @@ from tests.fakes import (
     FakeNotifier,
     FakePauses,
     FakeQueue,
+    FakeTopics,
     MemoryStore,
     ScriptedProber,
     no_doubt,
@@ -288,6 +291,8 @@ class Outage(OutboxRelay, ReceiverCalls):
             "follow_receivers": FollowReceivers(store, calls, clock),
             "open_shut_clusters": OpenShutClusters(store, clock, ids),
             "stop_orphans": StopOrphans(store, workflow, clock),
+            "decide_incident": DecideIncident(store, clock, ids),
+            "projects": Projects(store, FakeTopics(), clock, ids),
             "reconcile": Reconcile(
                 store,
                 workflow,

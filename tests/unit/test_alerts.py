@@ -1,5 +1,7 @@
 """Alerts: what each says, and that somebody wrote down what to do about it."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from keyvigil.domain.verdicts import Cause, Remediation
 from tests.examples import KEY_ARN, NOW, incident, key, verdict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")
+API = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text(encoding="utf-8"))
 
 
 def alert(kind: AlertType) -> Alert:
@@ -45,6 +48,35 @@ def test_each_alert_s_runbook_is_a_heading_of_the_page(kind: AlertType) -> None:
     assert page == "docs/alerts.md"
     headings = [line.removeprefix("## ") for line in PAGE.splitlines() if line.startswith("## ")]
     assert anchor in [heading.replace(".", "") for heading in headings]
+
+
+def page_of(kind: AlertType) -> str:
+    """What the page says under an alert's heading."""
+    (text,) = [part for part in PAGE.split("\n## ")[1:] if part.splitlines()[0] == kind]
+    return text.partition("\n")[2].strip()
+
+
+@pytest.mark.parametrize("kind", AlertType)
+def test_each_alert_s_runbook_says_what_it_means_what_is_likely_and_what_to_do(kind: AlertType) -> None:
+    text = page_of(kind)
+    means, likely, do = text.find("*"), text.find("**Likely:**"), text.find("**Do:**")
+    assert 0 == means < likely < do, "how severe, and its meaning; then **Likely:**; then **Do:**"
+    for part in (text[means:likely], text[likely:do], text[do:]):
+        assert len(part.split()) > 1
+
+
+LOCKOUT_ALERTS = [kind for kind in AlertType if kind.startswith(("incident.approval", "cluster.", "fleet.brake"))]
+
+
+@pytest.mark.parametrize("kind", LOCKOUT_ALERTS)
+def test_the_runbook_of_an_alert_about_a_lockout_has_the_commands(kind: AlertType) -> None:
+    commands = re.findall(r"`keyvigil api (GET|POST|PATCH) (/[^ `]+)(?:\s'([^`]*)')?`", page_of(kind))
+    assert commands
+    for method, path, body in commands:
+        route = re.sub(r"[A-Z]+_ID", lambda found: f"{{{found[0].lower()}}}", path)
+        assert method.lower() in API["paths"].get(route, {}), f"{method} {route} is no route"
+        if body:
+            json.loads(body.replace("FENCE", "7").replace("{…}", "{}"))
 
 
 def test_what_is_over_is_resolved_and_nothing_else_is() -> None:

@@ -1,33 +1,43 @@
 """A fleet of 40 keys of 6 accounts in 2 Regions, and what the brake does when many of them turn bad at once."""
 
+import json
 from collections import Counter
 from datetime import timedelta
+from typing import override
 
 import pytest
 
 from keyvigil.domain.alerts import AlertStatus, AlertType
 from keyvigil.domain.brake import BrakeSettings
+from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.held import HeldFor
-from keyvigil.domain.incidents import Decision, Incident, IncidentStatus, LockoutVerb
+from keyvigil.domain.incidents import Decision, Incident, IncidentStatus, LockoutVerb, Mending
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import AMBIGUOUS_CAUSES, Cause, Outcome
 from keyvigil.use_cases.braking import KEYVIGIL, AskBrake, BrakeRequest, Braking
 from keyvigil.use_cases.decide_incident import DecideIncident
-from keyvigil.use_cases.lock_clusters import DecideLockout
+from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock
+from keyvigil.use_cases.reconcile import Reconcile, ReconcileReport
+from keyvigil.use_cases.record_lock_result import RecordLockResult
+from keyvigil.use_cases.settle_lockout import SettleLockout
+from keyvigil.use_cases.unlock_clusters import SettleRecovery
 from tests.examples import NOW, canary, cluster, incident, key, project, verdict
-from tests.fakes import CountingIds, FakeClock, MemoryStore, changed
+from tests.fakes import CountingIds, FakeClock, FakeRelay, FakeWorkflow, MemoryStore, changed
+from tests.infra.source_template import ROOT
 
 OREGON, IRELAND = "us-west-2", "eu-west-1"
 ACCOUNTS = 6
 KEYS = 40
 MINUTE = timedelta(minutes=1)
+LOCKOUT = ROOT / "statemachines" / "cluster_lockout.asl.json"
 
 
 class Fleet:
     """Forty healthy keys, six customers, a canary that vouches in each Region."""
 
     def __init__(self) -> None:
-        self.store, self.clock, ids = MemoryStore(), FakeClock(NOW), CountingIds()
+        self.store, self.clock, self.ids = MemoryStore(), FakeClock(NOW), CountingIds()
+        ids = self.ids
         ask = AskBrake(self.store, self.clock, BrakeSettings())
         self.decide = DecideLockout(self.store, ask, self.clock, ids, confirmation_probes=3)
         self.braking = Braking(self.store, self.clock, ids)
@@ -41,7 +51,7 @@ class Fleet:
                     project_id=self.project_of(number),
                     key_id=self.key_id(number),
                     region=self.region_of(number),
-                    account_id=f"{number % ACCOUNTS:012}",
+                    account_id=f"{self.account_of(number):012}",
                 ),
                 cluster(
                     project_id=self.project_of(number),
@@ -52,9 +62,11 @@ class Fleet:
             )
         self.canaries_vouch(OREGON, IRELAND)
 
-    @staticmethod
-    def project_of(number: int) -> str:
-        return f"customer-{number % ACCOUNTS}"
+    def account_of(self, number: int) -> int:
+        return number % ACCOUNTS
+
+    def project_of(self, number: int) -> str:
+        return f"customer-{self.account_of(number)}"
 
     @staticmethod
     def region_of(number: int) -> str:
@@ -64,7 +76,7 @@ class Fleet:
         return f"{self.region_of(number)}.{number:036}"
 
     def of_account(self, account: int) -> list[int]:
-        return [number for number in range(KEYS) if number % ACCOUNTS == account]
+        return [number for number in range(KEYS) if self.account_of(number) == account]
 
     def canaries_vouch(self, *regions: str) -> None:
         """Every canary was probed a moment ago; the one of a Region that is not named was denied."""
@@ -113,7 +125,7 @@ class Fleet:
                         cause=cause,
                         opened_at=failed,
                         confirmed_at=failed,
-                        account_id=f"{number % ACCOUNTS:012}",
+                        account_id=f"{self.account_of(number):012}",
                     )
                 )
 
@@ -132,6 +144,25 @@ class Fleet:
             assert after.status is (IncidentStatus.LOCKING if locks else IncidentStatus.HELD)
         return outcomes
 
+    def mend(self) -> ReconcileReport:
+        """The minute's reconciling, which releases the brake itself."""
+        store, clock, ids, workflow = self.store, self.clock, self.ids, FakeWorkflow()
+        settle = SettleLockout(store, clock, ids)
+        record = RecordLockResult(store, workflow, settle, clock, ids)
+        return Reconcile(
+            store,
+            workflow,
+            FakeRelay(),
+            FailOverdueLock(store, record, clock),
+            settle,
+            SettleRecovery(store, clock, ids),
+            clock,
+            ids,
+            ask_brake=self._view,
+            braking=self.braking,
+            confirmation_probes=3,
+        )()
+
     def told(self, kind: AlertType) -> list[str]:
         return [alert.cause.message for alert in self.store.alerts() if alert.type is kind]
 
@@ -139,9 +170,22 @@ class Fleet:
         self.braking.release_by_itself(self._view())
 
 
+class FleetWithALargeCustomer(Fleet):
+    """The same forty keys, of which the first twelve are one customer's; the other five share the rest."""
+
+    @override
+    def account_of(self, number: int) -> int:
+        return 0 if number < 12 else 1 + number % (ACCOUNTS - 1)
+
+
 @pytest.fixture
 def fleet() -> Fleet:
     return Fleet()
+
+
+@pytest.fixture
+def large() -> Fleet:
+    return FleetWithALargeCustomer()
 
 
 def request(**fields: str | None) -> BrakeRequest:
@@ -162,16 +206,33 @@ def test_a_region_denied_to_us_holds_that_region_and_no_other(fleet: Fleet) -> N
     assert fleet.lockouts([0]) == {"locks": 1}
 
 
-def test_a_customer_who_disables_twelve_keys_is_locked_out_of_those(fleet: Fleet) -> None:
-    twelve = list(range(12))
-    fleet.breaks(twelve, Cause.KEY_DISABLED)
-    assert fleet.lockouts(twelve) == {"locks": 12}
+def test_a_customer_who_disables_twelve_keys_is_locked_out_of_those(large: Fleet) -> None:
+    his = large.of_account(0)
+    large.breaks(his, Cause.KEY_DISABLED)
+    assert large.lockouts(his) == {"locks": 12}
+    assert not large.braking.engaged()
 
 
-def test_a_customer_who_breaks_his_only_role_is_locked_out(fleet: Fleet) -> None:
-    his = fleet.of_account(1)
-    fleet.breaks(his, Cause.ROLE_NOT_ASSUMABLE)
-    assert fleet.lockouts(his) == {"locks": len(his)}
+def test_a_customer_who_breaks_his_only_role_over_twelve_keys_is_locked_out_although_they_are_most_of_a_region(
+    large: Fleet,
+) -> None:
+    """Twelve of the twenty keys there: more than the brake's quarter, but of one account. The canary is healthy."""
+    his = large.of_account(0)
+    assert len(his) == 12
+    large.breaks(his, Cause.ROLE_NOT_ASSUMABLE)
+    assert large.lockouts(his) == {"locks": 12}
+    assert not large.braking.engaged()
+
+
+def test_a_role_that_has_not_been_broken_for_long_enough_does_not_lock(large: Fleet) -> None:
+    """Ambiguous causes need the slow confirmation: six probes over two minutes."""
+    large.breaks([0], Cause.ROLE_NOT_ASSUMABLE)
+    found = large.store.key("customer-0", large.key_id(0))
+    assert found is not None
+    quick = changed(found.health, failing_since=large.clock.now() - timedelta(seconds=119))
+    large.store.put(changed(found, health=quick))
+    plan = large.decide("customer-0", large.key_id(0), "i0")
+    assert plan.decision.verb is LockoutVerb.WAIT
 
 
 def test_three_customers_denied_at_once_engage_the_brake_and_the_operator_is_told_how_many(fleet: Fleet) -> None:
@@ -224,6 +285,24 @@ def test_the_brake_releases_itself_when_it_was_quiet_and_what_it_held_locks_afte
     )
     assert engaged.dedup_key == over.dedup_key
     assert over.status is AlertStatus.RESOLVED
+
+
+def test_every_incident_that_a_released_brake_held_is_confirmed_afresh_by_an_execution_of_its_own(fleet: Fleet) -> None:
+    theirs = list(range(20))
+    fleet.breaks(theirs, Cause.ACCESS_DENIED)
+    fleet.lockouts(theirs)
+    fleet.clock.advance(11 * 60)
+    fleet.canaries_vouch(OREGON, IRELAND)
+    fleet.breaks(theirs, Cause.ACCESS_DENIED)
+    fleet.clock.advance(2)
+    fleet.canaries_vouch(OREGON, IRELAND)
+    report = fleet.mend()
+    assert report.errors == []
+    assert report.brakes_released == 1
+    assert Counter(mending for _, mending, _ in report.mended) == {Mending.START_LOCKOUT: 20}
+    assert {start.name for start in fleet.store.starts()} == {f"i{number}-lock-1" for number in theirs}
+    assert all(cluster.status is ClusterStatus.ACTIVE for cluster in fleet.store.all(Cluster))
+    assert json.loads(LOCKOUT.read_text())["States"]["BeginConfirmation"]["Next"] == "ConfirmOutage"
 
 
 def test_a_key_that_joins_later_keeps_the_brake_engaged(fleet: Fleet) -> None:

@@ -27,7 +27,7 @@ the execution as a success (reconciling starts another one).
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 
@@ -56,9 +56,10 @@ class Stage:
         for name in self.play.use_cases:
             patch.setattr(wiring, name, lambda name=name: self.play.use_cases[name])
 
-    def wrong(self, death: Death | None = None) -> list[str]:
-        """Play the story with a death; what is not as it should be."""
+    def wrong(self, death: Death | None = None, prologue: Callable[[], None] = lambda: None) -> list[str]:
+        """Play the story with a death, after a prologue; what is not as it should be."""
         self.play = Outage(death)
+        prologue()
         with redirect_stdout(StringIO()):  # metrics, thousands of lines of them
             wrong = self.play.play()
         if death is not None and not self.play.died:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keyvigil.domain.clusters import Answer, ClusterKind, ClusterStatus, LockResult, LockSettings, LockVia, take_answer
-from keyvigil.domain.incidents import IncidentStatus
+from keyvigil.domain.incidents import IncidentStatus, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer, pointers_to
 from keyvigil.domain.keys import (
     REBASELINES_KEPT,
@@ -213,6 +213,24 @@ def test_a_change_of_a_project_does_not_undo_what_another_writer_did_meanwhile(r
 
     after = registry.projects.get("acme-prod")
     assert (after.name, after.keys) == ("New name", 1)
+
+
+def test_who_changed_what_decides_about_lockouts_stands_in_the_timelines_of_open_incidents(registry: Registry) -> None:
+    """And nowhere else: neither a healthy key's nor another project's, nor if only the name was changed."""
+    registry.store.put(
+        project(),
+        key(key_id="us-west-2.broken", open_incident_id="01JOPEN"),
+        key(key_id="us-west-2.fine"),
+        key(project_id="other", key_id="us-west-2.other", open_incident_id="01JOTHER"),
+    )
+    registry.projects.update("acme-prod", {"name": "New name"}, by="arn:eve")
+    registry.projects.update("acme-prod", {"enforcement": Enforcement.OBSERVE, "grace_minutes": 15}, by="arn:eve")
+    registry.projects.update("acme-prod", {"enforcement": Enforcement.OBSERVE}, by="arn:adam")
+    [entry] = registry.store.all(TimelineEntry)
+    assert (entry.incident_id, entry.what) == ("01JOPEN", "project.changed")
+    assert entry.detail == (
+        "arn:eve changed the project's enforcement from enforce to observe, grace_minutes from 0 to 15"
+    )
 
 
 def test_deleting_a_project_that_is_not_empty_is_refused_and_lists_what_is_in_the_way(watching: Registry) -> None:

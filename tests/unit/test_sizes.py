@@ -467,7 +467,7 @@ VIEWS: list[tuple[Entity, Callable[[Any], dict[str, Any]]]] = [
     (largest_incident(), lambda shown: views.incident(shown, None, arn_of)),
     (changed(largest_incident(), clusters=()), lambda shown: views.incident(shown, None, arn_of)),
     (incident(clusters=AFFECTED), lambda shown: views.incident(shown, None, arn_of)),
-    (largest_entry(), views.timeline_entry),
+    (largest_entry(), lambda shown: views.timeline_entry(shown, NOW)),
 ]
 
 

@@ -267,7 +267,7 @@ def get_project(project_id: str) -> dict[str, Any]:
 @app.patch("/projects/<project_id>")
 def change_project(project_id: str, body: Annotated[ChangeProject, Body()]) -> dict[str, Any]:
     """Change a project."""
-    return _project_views()(wiring.projects().update(project_id, body.model_dump(exclude_unset=True)))
+    return _project_views()(wiring.projects().update(project_id, body.model_dump(exclude_unset=True), by=_caller()))
 
 
 @app.delete("/projects/<project_id>")
@@ -480,7 +480,8 @@ def get_incident(project_id: str, incident_id: str) -> dict[str, Any]:
 def list_timeline(project_id: str, incident_id: str, limit: Limit = 50, next_token: Token = None) -> dict[str, Any]:
     """List an incident's whole timeline, oldest first."""
     incident = _incident(project_id, incident_id)
-    return views.page(wiring.store().timeline_page(incident.incident_id, limit, next_token), views.timeline_entry)
+    entries = wiring.store().timeline_page(incident.incident_id, limit, next_token)
+    return views.page(entries, lambda entry: views.timeline_entry(entry, incident.opened_at))
 
 
 def _incident(project_id: str, incident_id: str) -> Incident:

@@ -125,14 +125,15 @@ def incident(
     }
     if timeline is not None:
         ordered = sorted(timeline, key=lambda entry: (entry.at, entry.entry_id))
-        fields["timeline"] = [timeline_entry(entry) for entry in ordered[-TIMELINE_SHOWN:]]
+        fields["timeline"] = [timeline_entry(entry, shown.opened_at) for entry in ordered[-TIMELINE_SHOWN:]]
         fields["timeline_truncated"] = len(ordered) > TIMELINE_SHOWN
     return to_plain_dict(fields)
 
 
-def timeline_entry(shown: TimelineEntry) -> dict[str, Any]:
-    """One thing that happened in an incident."""
-    return to_plain_dict({"at": shown.at, "what": shown.what, "detail": shown.detail})
+def timeline_entry(shown: TimelineEntry, opened_at: datetime) -> dict[str, Any]:
+    """One thing that happened in an incident, and how many seconds after it opened."""
+    seconds = round((shown.at - opened_at).total_seconds(), 3)
+    return to_plain_dict({"at": shown.at, "seconds": seconds, "what": shown.what, "detail": shown.detail})
 
 
 def subscription(shown: Subscription) -> dict[str, Any]:

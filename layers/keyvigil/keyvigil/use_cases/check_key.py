@@ -226,7 +226,8 @@ class CheckKey:
         if workflow is not None:
             row, incident, _ = self._telling.execution(incident, workflow)
             writes.append(row)
-        detail = f"{key.last_trigger} probe: {verdict.message} ({reason})"
+        code = f" [{verdict.aws_error_code}]" if verdict.aws_error_code is not None else ""
+        detail = f"{key.last_trigger} probe: {verdict.message}{code} ({reason})"
         entry = self._telling.entry(incident.incident_id, _TIMELINE_WORD[change], detail)
         return key, [Put(incident), entry, *writes, *self._attribute(key, incident, change, now)]
 

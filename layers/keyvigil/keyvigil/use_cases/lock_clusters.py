@@ -97,7 +97,8 @@ class DecideLockout:
                 assert_never(decision.verb)
         if (incident.status, incident.held_for) == (after.status, after.held_for):
             return []
-        writes: list[Write] = [Put(after), self._telling.entry(incident.incident_id, what, decision.reason)]
+        detail = f"for {decision.held_for}: {decision.reason}" if decision.held_for is not None else decision.reason
+        writes: list[Write] = [Put(after), self._telling.entry(incident.incident_id, what, detail)]
         if decision.held_for in {HeldFor.APPROVAL, HeldFor.FLAPPING}:
             row, numbered = self._telling.alert(
                 AlertType.APPROVAL_NEEDED, key, incident, clusters, occurred_at=incident.opened_at

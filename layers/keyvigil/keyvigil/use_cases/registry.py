@@ -71,6 +71,7 @@ from keyvigil.ports import (
 from keyvigil.use_cases.audit_roles import PROJECTS_A_REQUEST, AuditRoles
 from keyvigil.use_cases.read_fleet import every
 from keyvigil.use_cases.retrying import until_committed
+from keyvigil.use_cases.telling import Telling
 
 ARN_FORMAT = "arn:aws:kms:REGION:ACCOUNT_ID:key/KEY_ID"
 IN_THE_WAY_SHOWN = 100
@@ -114,6 +115,9 @@ class NewCluster:
     region: str
     key_id: str
     lock: LockSettings
+
+
+_DECIDES_LOCKOUTS = ("enforcement", "approval", "grace_minutes")
 
 
 class Projects:
@@ -171,9 +175,10 @@ class Projects:
             raise AlreadyExistsError(message) from error
         return replace(project, version=1)
 
-    def update(self, project_id: str, changes: dict[str, Any]) -> Project:
+    def update(self, project_id: str, changes: dict[str, Any], *, by: str = "somebody") -> Project:
         """Change what may be changed. The reconciler makes open incidents follow within a minute.
 
+        What decides about lockouts stands in the timelines of the project's open incidents too, with who changed it.
         A topic for chat channels is made before the project says that it is there, and goes after it says that it
         is not: what dies in between is mended by asking again.
         """
@@ -185,7 +190,7 @@ class Projects:
         def change() -> tuple[Project, int]:
             project = self.get(project_id)
             after = replace(project, **changes)
-            self._store.commit([Put(after)])
+            self._store.commit([Put(after), *self._told_to_incidents(project, after, by)])
             return after, project.check_interval_minutes
 
         try:
@@ -200,6 +205,24 @@ class Projects:
             for key in every(lambda limit, token: self._store.keys(project_id, limit, token)):
                 until_committed(self._make_due_sooner, project, key.key_id)
         return project
+
+    def _told_to_incidents(self, before: Project, after: Project, by: str) -> list[Write]:
+        """An entry for each key's open incident, of which a project has as many as keys at most."""
+        changed = [
+            f"{name} from {getattr(before, name)} to {getattr(after, name)}"
+            for name in _DECIDES_LOCKOUTS
+            if getattr(before, name) != getattr(after, name)
+        ]
+        if not changed:
+            return []
+        detail = f"{by} changed the project's {', '.join(changed)}"
+        keys = every(lambda limit, token: self._store.keys(before.project_id, limit, token))
+        telling = Telling(self._clock, self._ids)
+        return [
+            telling.entry(key.open_incident_id, "project.changed", detail)
+            for key in keys
+            if key.open_incident_id is not None
+        ]
 
     def _make_due_sooner(self, project: Project, key_id: str) -> None:
         """A shorter interval holds from now on, not from the key's next probe."""
