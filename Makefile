@@ -97,6 +97,10 @@ test: $(RUNS) .tools/aws/.installed ## all tests but the next: unit, integration
 test-permissions: $(RUNS) ## each permission of the template is taken away in turn, and something must miss it
 	@.venv/bin/pytest --verbose tests/permissions
 
+.PHONY: check-model
+check-model: .venv/.installed ## the protocol's model, searched by spin (installed if it is missing), and its deliberate breaks
+	@.venv/bin/python tests/models/check_model.py
+
 .PHONY: fault-table
 fault-table: $(RUNS) ## docs/fault-table.md, from tests that inject the faults (five minutes)
 	@KEYVIGIL_WRITE_FAULT_TABLE=1 .venv/bin/pytest --quiet tests/unit/test_faults.py tests/e2e/test_stories.py \

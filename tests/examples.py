@@ -1,15 +1,18 @@
 """Example values, each valid as it stands; a test changes what it is about."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from keyvigil.domain.actors import Actor
+from keyvigil.domain.alerts import AlertType, Severity
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.canaries import STACKS_OWN, Canary
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import Incident, IncidentStatus
 from keyvigil.domain.keys import Baseline, Health, Key, KeyFacts, KeyUse, Trigger
 from keyvigil.domain.projects import Approval, Enforcement, Project
+from keyvigil.domain.quiet import Problem, Why
+from keyvigil.domain.silences import Silence
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome, Remediation, Verdict
 from tests.fakes import changed
 
@@ -145,3 +148,35 @@ def backup(**fields: Any) -> Backup:
         created_at=NOW,
     )
     return changed(example, **fields)
+
+
+def full_problem() -> Problem:
+    return Problem(
+        dedup_key="acme-prod/k/01JINCIDENT/key",
+        row_id="01JROW",
+        type=AlertType.KEY_UNHEALTHY,
+        severity=Severity.CRITICAL,
+        key_id=KEY_ID,
+        incident_id="01JINCIDENT",
+        since=NOW,
+        heard_at=NOW,
+        sequence=7,
+        told_at=NOW,
+        reminders=2,
+        news=("key.unhealthy KEY_DISABLED",),
+        unsaid=Why.SILENCED,
+        over_at=NOW + timedelta(days=1),
+    )
+
+
+def full_silence() -> Silence:
+    return Silence(
+        project_id="acme-prod",
+        silence_id="01JSILENCE",
+        types=("key.rotation_disabled", "cluster.*"),
+        key_id=KEY_ID,
+        until=NOW + timedelta(days=1),
+        reason="We rotate by hand.",
+        created_by="arn:aws:iam::111111111111:user/op",
+        created_at=NOW,
+    )

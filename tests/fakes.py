@@ -20,7 +20,9 @@ from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.shut_clusters import SHUT
+from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
@@ -136,6 +138,10 @@ def place(entity: Entity) -> Place:  # noqa: C901, PLR0912  one line a kind
             return ("brake", str(entity.region), str(entity.cause), str(entity.project_id))
         case LockoutTally():
             return ("lockout tally",)
+        case Ledger():
+            return ("quiet", entity.project_id or "", entity.key_id or "")
+        case Silences():
+            return ("silences", entity.project_id)
         case Canary():
             return ("canary", entity.canary_id)
 
@@ -274,6 +280,20 @@ class MemoryStore(Store):
     @override
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         return cast("OutboxRow | None", self.items.get(("outbox", row_id)))
+
+    @override
+    def ledger(self, project_id: str | None, key_id: str | None) -> Ledger:
+        empty = Ledger(project_id=project_id, key_id=key_id)
+        return cast("Ledger", self.items.get(("quiet", project_id or "", key_id or ""), empty))
+
+    @override
+    def due_ledgers(self, now: datetime) -> list[tuple[str | None, str | None]]:
+        due = [each for each in self.all(Ledger) if each.next_at is not None and each.next_at <= now]
+        return [(each.project_id, each.key_id) for each in due]
+
+    @override
+    def silences(self, project_id: str) -> Silences:
+        return cast("Silences", self.items.get(("silences", project_id), Silences(project_id=project_id)))
 
     @override
     def canary(self, canary_id: str) -> Canary | None:

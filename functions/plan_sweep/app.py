@@ -56,6 +56,7 @@ def _mend() -> int:
     followed = wiring.follow_receivers()()
     searches = wiring.plan_actor_searches()()
     stale = wiring.tell_stale()()
+    again = wiring.tell_again()()
     topics = wiring.keep_topics()()
     roles = wiring.audit_roles()()
     pointers = wiring.keep_pointers()()
@@ -66,6 +67,7 @@ def _mend() -> int:
         *followed.errors,
         *searches.errors,
         *stale.errors,
+        *again.errors,
         *topics.errors,
         *roles.errors,
         *pointers.errors,
@@ -96,6 +98,7 @@ def _mend() -> int:
     _count("MendingsFailed", len(errors))
     _count("ActorSearchesSent", searches.sent)
     _count("PointersMade", pointers.made)
+    _count("AlertsToldAgain", again.told)
     _count("StaleKeys", stale.stale_keys)
     return report.unreadable + opened.unreadable
 

@@ -29,6 +29,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, int]:
     for row_id, reason in result.set_aside:
         logger.error("set aside", extra={"row_id": row_id, "reason": reason})
     metrics.add_metric(name="OutboxRowsSent", unit=MetricUnit.Count, value=result.sent)
+    metrics.add_metric(name="AlertsWithheld", unit=MetricUnit.Count, value=result.withheld)
     metrics.add_metric(name="DeliveriesFailed", unit=MetricUnit.Count, value=len(result.failures))
     unreadable = sum(target is None for _, target, _ in result.failures)
     if unreadable and "resend" in event:

@@ -122,13 +122,14 @@ def rotation_an_alias_and_a_deletion_are_told_once_and_again_when_they_are_mende
     watch.check()
     watch.wait_for("key.alias_moved", "firing", "firing", "resolved")
 
-    customer.kms.schedule_key_deletion(KeyId=key_arn, PendingWindowInDays=10)
+    customer.kms.schedule_key_deletion(KeyId=key_arn, PendingWindowInDays=7)
     scheduled = watch.check()
     assert scheduled["deletion_date"] is not None
     assert scheduled["open_incident_id"] is not None
     watch.check()
     told = watch.wait_for("key.deletion_scheduled", "firing")
-    assert told["severity"] == "warning"
+    # With more days left it is a warning, and the outage of the key, which the deletion brought about, says the same.
+    assert told["severity"] == "critical"
     assert told["remediation"]["commands"][0].startswith("aws kms cancel-key-deletion")
     customer.kms.cancel_key_deletion(KeyId=key_arn)
     customer.kms.enable_key(KeyId=key_arn)

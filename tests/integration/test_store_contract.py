@@ -54,6 +54,8 @@ from keyvigil.domain.keys import (
     Trigger,
 )
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
+from keyvigil.domain.quiet import Ledger
+from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
 from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
@@ -68,6 +70,8 @@ from tests.examples import (
     actor,
     backup,
     cluster,
+    full_problem,
+    full_silence,
     incident,
     key,
     project,
@@ -170,6 +174,12 @@ def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901, PLR0912 
         case LockoutTally():
             tally = store.lockout_tally()
             return tally if tally.version else None
+        case Ledger():
+            ledger = store.ledger(entity.project_id, entity.key_id)
+            return ledger if ledger.version else None
+        case Silences():
+            silences = store.silences(entity.project_id)
+            return silences if silences.version else None
         case TimelineEntry():
             found = [each for each in store.timeline(entity.incident_id) if each.entry_id == entity.entry_id]
             return found[0] if found else None
@@ -403,7 +413,12 @@ def full_rows() -> list[OutboxRow]:
         respond_by=LATER,
         via=LockVia.LAMBDA,
     )
-    sent = {"delivered": (Target.TOPIC, Target.BUS), "sent_at": LATER}
+    sent = {
+        "delivered": (Target.TOPIC, Target.BUS),
+        "sent_at": LATER,
+        "judged": "it is silenced by 01JSILENCE",
+        "withheld": True,
+    }
     return [
         start_row("01JALERT", alert=alert, workflow_start=None, for_operator=True, **sent),
         start_row("01JLOCK", lock_request=request, workflow_start=None, **sent),
@@ -462,6 +477,8 @@ FULL: list[Entity] = [
     full_canary(),
     full_brake(),
     LockoutTally(begun=(BegunLockout(incident_id="01JINCIDENT", at=NOW),)),
+    Ledger(project_id="acme-prod", key_id=KEY_ID, problems={"acme-prod/k/01JINCIDENT/key": full_problem()}),
+    Silences(project_id="acme-prod", silences=(full_silence(),)),
 ]
 SPARSE: list[Entity] = [
     project(keys=0),
@@ -472,7 +489,22 @@ SPARSE: list[Entity] = [
     start_row(),
     canary(),
     sparse_brake(),
+    Ledger(project_id=None, key_id=None),
+    Silences(project_id="acme-prod"),
 ]
+
+
+def test_what_may_have_to_be_told_again_is_due_from_then_on(store: Store) -> None:
+    told = changed(full_problem(), over_at=None, unsaid=None, reminders=0, told_at=NOW)
+    put(
+        store,
+        Ledger(project_id="acme-prod", key_id=KEY_ID, problems={"a": told}),
+        Ledger(project_id=None, key_id=None, problems={"b": changed(told, reminders=1)}),
+        Ledger(project_id="acme-prod", key_id="over", problems={"c": full_problem()}),
+    )
+    assert store.due_ledgers(NOW + timedelta(minutes=59)) == []
+    assert store.due_ledgers(NOW + timedelta(hours=1)) == [("acme-prod", KEY_ID)]
+    assert set(store.due_ledgers(NOW + timedelta(days=1))) == {("acme-prod", KEY_ID), (None, None)}
 
 
 def test_the_full_examples_set_every_field_that_has_a_default() -> None:

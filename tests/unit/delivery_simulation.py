@@ -255,7 +255,7 @@ class Deliveries(OutboxRelay):
     def excuse(self, mark: OutboxRow) -> None:
         """What was delivered and could not be marked will be delivered again."""
         if mark.alert is not None:
-            for target in self._delivered_now[mark.row_id]:
+            for target in self._delivered_now[mark.row_id] & _NAME.keys():
                 self.copies_excused[mark.alert.alert_id, _NAME[target]] += 1
 
     def perhaps_poison(self, row: OutboxRow) -> None:

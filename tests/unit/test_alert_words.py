@@ -385,6 +385,11 @@ def test_an_alert_that_has_no_room_gives_up_what_can_be_spared_and_says_so() -> 
     assert len(json.dumps(document(example(AlertType.CLUSTER_LOCKED)))) < ROOM / 10, "an ordinary one gives up nothing"
 
 
+def test_even_the_widest_names_of_clusters_leave_an_alert_that_fits() -> None:
+    widest = AffectedCluster(cluster_id="\U0001f4a9" * 5000, status=ClusterStatus.LOCK_FAILED, detail="x")
+    assert fits(document(example(AlertType.CLUSTER_LOCK_FAILED, clusters=(widest,) * 200)))
+
+
 def test_a_command_too_long_for_json_is_left_out_whole_and_the_message_says_so() -> None:
     remediation = AlertRemediation(summary="Do it.", commands=("aws kms", "x" * 4001), runbook="docs/alerts.md#x")
     sent = document(example(AlertType.KEY_UNHEALTHY, remediation=remediation))

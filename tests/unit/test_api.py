@@ -19,6 +19,8 @@ from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import TIMELINE_SHOWN, AffectedCluster, IncidentStatus, TimelineEntry
 from keyvigil.domain.keys import AliasTarget, Baseline, CloserLook, Health, KeyFacts, KeyStatus, Rotation
 from keyvigil.domain.projects import MAX_SUBSCRIPTIONS_PER_PROJECT, Project, Protocol, Subscription
+from keyvigil.domain.quiet import Ledger
+from keyvigil.domain.silences import Silences
 from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
 from keyvigil.errors import ConflictError, NewerItemError
 from keyvigil.ports import (
@@ -41,6 +43,7 @@ from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.record_lock_result import RecordLockResult
 from keyvigil.use_cases.registry import IN_THE_WAY_SHOWN, Clusters, Keys, Projects, Subscriptions
 from keyvigil.use_cases.settle_lockout import SettleLockout
+from keyvigil.use_cases.silencing import Silencing
 from tests.examples import (
     CUSTOMER,
     KEY_ARN,
@@ -53,6 +56,8 @@ from tests.examples import (
     backup,
     canary,
     cluster,
+    full_problem,
+    full_silence,
     incident,
     key,
     project,
@@ -212,6 +217,28 @@ CANARY_FIELDS = {
 ASIDE_FIELDS = {"row_id", "set_aside_at", "reason", "project_id", "carries", "created_at"}
 PAGE_FIELDS = {"items", "next_token"}
 
+SILENCE_FIELDS = {
+    "silence_id",
+    "project_id",
+    "types",
+    "key_id",
+    "until",
+    "reason",
+    "created_by",
+    "created_at",
+}
+STANDING_FIELDS = {
+    "dedup_key",
+    "type",
+    "severity",
+    "key_id",
+    "incident_id",
+    "since",
+    "told_at",
+    "reminders",
+    "withheld",
+}
+
 NEW_PROJECT = {"project_id": "new-one", "name": "New one"}
 NEW_KEY = {"key_arn": KEY_ARN, "role_arn": ROLE_ARN, "use": "cmek"}
 NEW_CLUSTER = {
@@ -228,6 +255,12 @@ NEW_SUBSCRIPTION = {
     "endpoint": QUEUE_ARN,
     "min_severity": "info",
     "types": ["key.*", "cluster.locked"],
+}
+NEW_SILENCE = {
+    "types": ["key.rotation_disabled", "cluster.*"],
+    "key_id": KEY_ID,
+    "until": "2026-12-24T18:00:00+01:00",
+    "reason": "We rotate by hand.",
 }
 CANARY_KEY_ARN = f"arn:aws:kms:eu-west-1:333333333333:key/{KMS_KEY}"
 NEW_CANARY = {"key_arn": CANARY_KEY_ARN, "role_arn": "arn:aws:iam::333333333333:role/keyvigil-canary"}
@@ -326,6 +359,7 @@ class Api:
             ),
             "decide_incident": DecideIncident(self.store, self.clock, self.ids),
             "read_fleet": ReadFleet(self.store, self.clock),
+            "silencing": Silencing(self.store, self.clock, self.ids),
             "outbox_aside": OutboxAside(self.store, self.clock),
             "braking": Braking(self.store, self.clock, self.ids),
             "canaries": Canaries(
@@ -386,6 +420,10 @@ class Api:
             canary(canary_id=OTHER_CANARY, region="eu-central-1"),
         )
         self.store.record_sweep(SweepRecord(NOW, 4, 4))
+        self.store.put(
+            Silences(project_id="acme-prod", silences=(full_silence(),)),
+            Ledger(project_id="acme-prod", key_id=KEY_ID, problems={"k": changed(full_problem(), over_at=None)}),
+        )
         asked = lock_request(cluster(status=ClusterStatus.LOCKING, locked_by_incident_id="01J", respond_by=NOW))
         self.store.put(OutboxRow(row_id="01JASIDE", project_id="acme-prod", created_at=NOW, lock_request=asked))
         self.store.set_aside("01JASIDE", "it will never be taken", NOW)
@@ -529,6 +567,10 @@ ROUTES = [
         200,
         SUBSCRIPTION_FIELDS | {"alert_id"},
     ),
+    Route("POST", f"{T}/silences", f"{P}/silences", 201, SILENCE_FIELDS, NEW_SILENCE),
+    Route("GET", f"{T}/silences", f"{P}/silences", 200, PAGE_FIELDS, item_fields=SILENCE_FIELDS),
+    Route("DELETE", f"{T}/silences/<silence_id>", f"{P}/silences/01JSILENCE", 204, None),
+    Route("GET", f"{T}/alerts", f"{P}/alerts", 200, PAGE_FIELDS, item_fields=STANDING_FIELDS),
     Route("GET", "/fleet", "/fleet", 200, FLEET_FIELDS),
     Route(
         "GET",

@@ -67,6 +67,7 @@ from keyvigil.use_cases.lock_clusters import LockoutPlan
 from keyvigil.use_cases.open_shut_clusters import OpenedClusters
 from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
 from keyvigil.use_cases.plan_sweep import PlanSweep
+from keyvigil.use_cases.quiet import TellAgain
 from keyvigil.use_cases.read_fleet import ReadFleet
 from keyvigil.use_cases.receive_key_event import ReceiveKeyEvent
 from keyvigil.use_cases.reconcile import ReconcileReport
@@ -902,6 +903,7 @@ def plan_sweep_with(use: Use, store: MemoryStore, **wired: Any) -> None:
         "plan_actor_searches": PlanActorSearches(store, FakeQueue(), FakeClock()),
         "keep_pointers": KeepPointers(store),
         "tell_stale": TellStale(store, FakeClock(), CountingIds()),
+        "tell_again": TellAgain(store, FakeClock(), CountingIds()),
         "open_shut_clusters": OpenedClusters,
         "stop_orphans": StoppedOrphans,
         "heartbeat": None,
@@ -969,6 +971,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
         "MendingsFailed": 3,
         "ActorSearchesSent": 0,
         "PointersMade": 4,
+        "AlertsToldAgain": 0,
         "StaleKeys": 2,
         "SweepsDone": 1,
         "SweepsNotClaimed": 0,
@@ -1235,7 +1238,7 @@ def test_what_a_target_does_not_take_is_counted_and_holds_up_nothing(
     answer = load("relay_outbox").handler({"Records": [stream_record("01J1")]}, Context())
 
     assert answer == {"sent": 0, "failed": 1}
-    assert metrics_in(capsys.readouterr().out) == {"OutboxRowsSent": 0, "DeliveriesFailed": 1}
+    assert metrics_in(capsys.readouterr().out) == {"OutboxRowsSent": 0, "AlertsWithheld": 0, "DeliveriesFailed": 1}
     assert store.unsent_rows(NOW) == ["01J1"]
 
 

@@ -24,6 +24,7 @@ from tests.unit.test_api import (
     NEW_CLUSTER,
     NEW_KEY,
     NEW_PROJECT,
+    NEW_SILENCE,
     NEW_SUBSCRIPTION,
     Api,
     P,
@@ -90,6 +91,7 @@ def backup_room(api: Api) -> None:
         (f"{P}/clusters", NEW_CLUSTER, cluster_room),
         (f"{P}/backups", NEW_BACKUP, backup_room),
         (f"{P}/subscriptions", NEW_SUBSCRIPTION, None),
+        (f"{P}/silences", {**NEW_SILENCE, "key_id": None}, None),
         ("/fleet/canaries", NEW_CANARY, None),
     ],
 )

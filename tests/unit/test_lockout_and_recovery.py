@@ -465,6 +465,28 @@ def test_a_step_of_an_execution_that_died_locks_nothing_after_the_incident_moved
     assert world.cluster().status is ClusterStatus.ACTIVE
 
 
+@pytest.mark.parametrize("result", [LockResult.LOCKED, LockResult.FAILED])
+def test_a_lock_that_was_written_after_the_end_of_its_incident_is_unlocked(world: World, result: LockResult) -> None:
+    world.decide(*IDS)
+
+    def recovered_meanwhile() -> None:
+        world.mend_key(open_incident_id=None)
+        found = changed(world.incident(), status=IncidentStatus.RESOLVED, recovered_at=NOW, resolved_at=NOW)
+        assert found is not None
+        world.store.put(found)
+
+    world.store.before_commit = recovered_meanwhile
+    assert world.ask(LockAction.LOCK, token="straggler") == "requested"
+    world.answer(result)
+    assert (world.incident().status, world.incident().resolved_at) == (IncidentStatus.UNLOCKING, None)
+    assert [start.name for start in world.store.starts()] == [f"{INCIDENT}-unlock-1"]
+    assert world.decide_recovery(*IDS).cluster_ids == ("vectors",)
+    world.ask(LockAction.UNLOCK, token="unlock")
+    world.answer(LockResult.UNLOCKED)
+    assert world.settle_recovery(*IDS).status is IncidentStatus.RESOLVED
+    assert world.cluster().status is ClusterStatus.ACTIVE
+
+
 def test_what_an_incident_told_of_its_clusters_is_resolved_although_a_later_one_took_them_over(world: World) -> None:
     world.lock_all()
     world.store.put(

@@ -18,6 +18,7 @@ from keyvigil.use_cases.keep_topics import KeptTopics
 from keyvigil.use_cases.open_shut_clusters import OpenedClusters
 from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
 from keyvigil.use_cases.plan_sweep import SweepResult
+from keyvigil.use_cases.quiet import TellAgain
 from keyvigil.use_cases.receive_key_event import Received
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayResult
@@ -81,6 +82,7 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
         open_shut_clusters=OpenedClusters,
         stop_orphans=StoppedOrphans,
         tell_stale=TellStale(store, FakeClock(), CountingIds()),
+        tell_again=TellAgain(store, FakeClock(), CountingIds()),
         heartbeat=None,
         check_key=Recorder(CheckResult(key=key(), probed=True, confirmed=False)),
         relay_outbox=Recorder(RelayResult(sent=0, failures=())),

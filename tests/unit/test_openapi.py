@@ -23,6 +23,7 @@ EXISTING = {
     "incident_id": "01JINCIDENT",
     "subscription_id": "01JSUBSCRIPTION",
     "row_id": "01JASIDE",
+    "silence_id": "01JSILENCE",
     "canary_id": OTHER_CANARY,
 }
 COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"

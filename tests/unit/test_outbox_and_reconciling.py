@@ -92,7 +92,8 @@ def alert_row(row_id: str = "r1") -> OutboxRow:
         AlertType.KEY_UNHEALTHY,
         alert_id=row_id,
         key=key(verdict=verdict(Cause.KEY_DISABLED)),
-        incident=incident(),
+        # Each of another outage: the same one twice is told once.
+        incident=incident(incident_id=f"01J{row_id.upper()}"),
         clusters=(),
         occurred_at=NOW,
         detected_at=NOW,
@@ -240,7 +241,7 @@ def test_a_row_that_is_still_fresh_is_left_to_the_stream(world: World) -> None:
 
 
 def test_two_relays_at_once_deliver_at_least_once_and_mark_once(world: World) -> None:
-    world.store.put(alert_row())
+    world.store.put(changed(alert_row(), judged="it begins"))
     world.store.before_commit = lambda: assert_sent(world)
     world.relay(["r1"])
     assert world.row("r1").sent_at is not None
@@ -345,6 +346,37 @@ def test_a_lockout_that_died_before_settling_is_settled(world: World) -> None:
     found = world.store.incident("acme-prod", INCIDENT)
     assert found is not None
     assert found.status is IncidentStatus.LOCKED
+
+
+def test_a_lockout_that_died_is_settled_although_a_recovery_waits_for_that(world: World) -> None:
+    world.store.put(
+        changed(
+            incident(status=IncidentStatus.LOCKING),
+            executions=(f"{INCIDENT}-lock-1", f"{INCIDENT}-unlock-1"),
+            execution_asked_at=NOW,
+        ),
+        key(health=Health(), open_incident_id=INCIDENT),
+        cluster(status=ClusterStatus.LOCKED, locked_by_incident_id=INCIDENT),
+    )
+    world.workflow.running.add(f"{INCIDENT}-unlock-1")
+    world.clock.advance(100)
+    world.reconcile()
+    found = world.store.incident("acme-prod", INCIDENT)
+    assert found is not None
+    assert found.status is IncidentStatus.LOCKED
+
+
+@pytest.mark.parametrize("status", [ClusterStatus.UNLOCKING, ClusterStatus.UNLOCK_FAILED, ClusterStatus.ACTIVE])
+def test_what_an_earlier_incident_did_not_unlock_in_time_is_locked_in_the_next_outage(
+    world: World, status: ClusterStatus
+) -> None:
+    world.store.put(
+        incident(status=IncidentStatus.LOCKED, confirmed_at=NOW),
+        key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id=INCIDENT),
+        cluster(status=status, locked_by_incident_id="01JEARLIER" if status is not ClusterStatus.ACTIVE else None),
+    )
+    world.reconcile()
+    assert [start.workflow for start in world.store.starts()] == [WorkflowKind.LOCKOUT]
 
 
 def test_an_incident_whose_key_works_and_whose_clusters_are_free_is_resolved(world: World) -> None:
@@ -570,7 +602,7 @@ def test_a_row_over_which_our_own_code_stumbles_stops_no_other_and_is_set_aside_
 
 
 def test_a_row_that_cannot_be_marked_is_a_failure_and_the_next_one_goes_out(world: World) -> None:
-    world.store.put(alert_row("a"), alert_row("b"))
+    world.store.put(*(changed(alert_row(each), judged="it begins") for each in ("a", "b")))
 
     def table_fails() -> None:
         message = "ProvisionedThroughputExceededException"
@@ -591,7 +623,7 @@ def test_a_relay_that_is_killed_between_publishing_and_marking_sends_again_and_l
     def kill() -> None:
         raise KilledError
 
-    world.store.put(alert_row("a"), alert_row("b"))
+    world.store.put(*(changed(alert_row(each), judged="it begins") for each in ("a", "b")))
     world.store.before_commit = kill
     with pytest.raises(KilledError):
         world.relay(["a", "b"])

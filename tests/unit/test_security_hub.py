@@ -276,7 +276,8 @@ class World:
 
 def test_alerts_of_one_incident_are_one_finding_in_one_request() -> None:
     world = World()
-    rows = world.writes(*(alert(AlertType.KEY_SUSPECT, number) for number in (1, 2, 3)))
+    kinds = (AlertType.KEY_SUSPECT, AlertType.KEY_UNHEALTHY, AlertType.CLUSTER_LOCKED)
+    rows = world.writes(*(alert(kind, number) for number, kind in enumerate(kinds, start=1)))
     assert world.relay(rows).sent == 3
     assert world.hub.requests == [[FINDING_ID]]
     assert world.hub.found[FINDING_ID].sequence == 3

@@ -19,6 +19,8 @@ from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.quiet import Ledger
+from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
 from keyvigil.errors import DeliveryError
@@ -40,6 +42,8 @@ type Entity = (
     | FleetTold
     | Brake
     | LockoutTally
+    | Ledger
+    | Silences
 )
 
 
@@ -208,6 +212,15 @@ class Store(Protocol):
 
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         """Read an outbox row."""
+
+    def ledger(self, project_id: str | None, key_id: str | None) -> Ledger:
+        """Read what was told about a key, or about KeyVigil itself; an empty one if nothing was."""
+
+    def due_ledgers(self, now: datetime) -> list[tuple[str | None, str | None]]:
+        """(project id, key id) of what may have to be told again by now; eventually consistent."""
+
+    def silences(self, project_id: str) -> Silences:
+        """Read a project's silences, those that are over perhaps among them; none if there never was one."""
 
     def canary(self, canary_id: str) -> Canary | None:
         """Read a canary."""

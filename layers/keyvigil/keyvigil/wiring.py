@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.outbox_aside import OutboxAside
     from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
     from keyvigil.use_cases.plan_sweep import PlanSweep
+    from keyvigil.use_cases.quiet import TellAgain
     from keyvigil.use_cases.read_fleet import ReadFleet
     from keyvigil.use_cases.read_overview import ReadOverview
     from keyvigil.use_cases.receive_key_event import ReceiveKeyEvent
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.registry import Clusters, Keys, Projects, Subscriptions
     from keyvigil.use_cases.relay_outbox import RelayOutbox
     from keyvigil.use_cases.settle_lockout import SettleLockout
+    from keyvigil.use_cases.silencing import Silencing
     from keyvigil.use_cases.stop_orphans import StopOrphans
     from keyvigil.use_cases.tell_stale import TellStale
     from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
@@ -230,6 +232,22 @@ def tell_stale() -> "TellStale":
     from keyvigil.use_cases.tell_stale import TellStale
 
     return TellStale(store(), clock(), ids())
+
+
+@cache
+def tell_again() -> "TellAgain":
+    """Tell again what lasts."""
+    from keyvigil.use_cases.quiet import TellAgain
+
+    return TellAgain(store(), clock(), ids())
+
+
+@cache
+def silencing() -> "Silencing":
+    """Silences of projects."""
+    from keyvigil.use_cases.silencing import Silencing
+
+    return Silencing(store(), clock(), ids())
 
 
 @cache

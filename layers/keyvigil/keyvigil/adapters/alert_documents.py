@@ -18,7 +18,7 @@ Sources:
 LONGEST_TEXT = 4000
 """Characters of one text: a sentence, a command, an ARN. AWS's own ARNs have at most 2,048."""
 
-_LAST_RESORT = 250
+_LAST_RESORT = 120
 
 
 def document(alert: Alert, runbook: str | None = None) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _sacrifices(plain: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], di
     yield lambda doc: _without(doc, "Reasons of failures", clusters=[{**each, "detail": None} for each in clusters])
     yield _without_commands
     yield lambda doc: _without(doc, f"All but 100 of {len(clusters)} clusters", clusters=doc["clusters"][:100])
-    yield lambda doc: _cut(doc, _LAST_RESORT)
+    yield lambda doc: _without(_cut(doc, _LAST_RESORT), "More", clusters=_cut(doc["clusters"][:20], _LAST_RESORT))
 
 
 def _without_commands(plain: dict[str, Any]) -> dict[str, Any]:

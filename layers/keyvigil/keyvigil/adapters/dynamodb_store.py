@@ -36,7 +36,9 @@ from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, RoleClaim
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.shut_clusters import SHUT
+from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
 from keyvigil.ports import (
@@ -171,6 +173,14 @@ def _place_for_events(entity: KeyPointer | EventHints | ActorSearch) -> _Place:
             return _search_place(entity.project_id, entity.incident_id)
 
 
+def _ledger_place(project_id: str | None, key_id: str | None) -> _Place:
+    return _Place(f"QUIET#{project_id or ''}", f"KEY#{key_id or ''}")
+
+
+def _silences_place(project_id: str) -> _Place:
+    return _Place(f"PROJECT#{project_id}", "SILENCES")
+
+
 def _search_place(project_id: str, incident_id: str) -> _Place:
     return _Place(f"PROJECT#{project_id}", f"SEARCH#{incident_id}")
 
@@ -204,6 +214,10 @@ def _place(entity: Entity) -> _Place:  # noqa: C901, PLR0912  one line a kind
             return _Place("FLEET", "#".join(("BRAKE", *(part or "*" for part in scope))))
         case LockoutTally():
             return _LOCKOUT_TALLY
+        case Ledger():
+            return _ledger_place(entity.project_id, entity.key_id)
+        case Silences():
+            return _silences_place(entity.project_id)
         case Canary():
             return _Place(_CANARIES, f"CANARY#{entity.canary_id}")
 
@@ -224,6 +238,8 @@ _KINDS: dict[type[Any], str] = {
     FleetTold: "FLEET_TOLD",
     Brake: "BRAKE",
     LockoutTally: "LOCKOUT_TALLY",
+    Ledger: "QUIET",
+    Silences: "SILENCES",
     Canary: "CANARY",
 }
 
@@ -251,6 +267,8 @@ def _agenda(entity: Entity) -> tuple[str, datetime] | None:
             return "unsent", entity.created_at
         case Incident() if entity.is_open:
             return "open", entity.opened_at
+        case Ledger() if entity.next_at is not None:
+            return "quiet", entity.next_at
         case ActorSearch() if entity.done_at is None and entity.next_at is not None:
             return "search", entity.next_at
         case Cluster() if entity.respond_by is not None and entity.status in {
@@ -271,7 +289,12 @@ def _expiry(entity: Entity) -> datetime | None:
         case TimelineEntry():
             return entity.at + KEPT_AFTER_END
         case OutboxRow():
-            return entity.sent_at + OUTBOX_KEPT if entity.sent_at else None
+            # What is withheld may be told when its silence ends.
+            kept = KEPT_AFTER_END if entity.withheld else OUTBOX_KEPT
+            return entity.sent_at + kept if entity.sent_at else None
+        case Ledger():
+            over = [each.over_at for each in entity.problems.values() if each.over_at is not None]
+            return max(over) + OUTBOX_KEPT if over and entity.next_at is None else None
         case EventHints():
             return entity.kept_until
         case ActorSearch():
@@ -542,6 +565,22 @@ class DynamoDbStore(Store):
     @override
     def outbox_row(self, row_id: str) -> OutboxRow | None:
         return self._get(_Place(f"OUTBOX#{row_id}", "OUTBOX"), OutboxRow)
+
+    @override
+    def ledger(self, project_id: str | None, key_id: str | None) -> Ledger:
+        found = self._get(_ledger_place(project_id, key_id), Ledger)
+        return found or Ledger(project_id=project_id, key_id=key_id)
+
+    @override
+    def due_ledgers(self, now: datetime) -> list[tuple[str | None, str | None]]:
+        return [
+            (item.pk.removeprefix("QUIET#") or None, item.sk.removeprefix("KEY#") or None)
+            for item in self._on_agenda("quiet", now)
+        ]
+
+    @override
+    def silences(self, project_id: str) -> Silences:
+        return self._get(_silences_place(project_id), Silences) or Silences(project_id=project_id)
 
     @override
     def canary(self, canary_id: str) -> Canary | None:

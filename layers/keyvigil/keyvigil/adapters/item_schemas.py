@@ -117,9 +117,12 @@ def _without_chat(project: Body) -> Body:
     return {"chat": False, **project}
 
 
-def _before_chat(row: Body) -> Body:
-    """OUTBOX 2 to 3: as it was. `delivered` can name `chat` and `finding` now, which older code does not know."""
-    return row
+def _not_judged(row: Body) -> Body:
+    """OUTBOX 2 to 3: nobody decided whether it is sent, so that is decided now if it is not.
+
+    Among what is `delivered` there can be `chat` and `finding` now, which older code does not know.
+    """
+    return {"judged": None, "withheld": False, **row}
 
 
 def _shared_with_nobody(claim: Body) -> Body:
@@ -135,7 +138,7 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "INCIDENT": (_with_executions_counted_and_told, _with_account_unknown),
     "SUBSCRIPTION": (_with_dead_letters_unknown,),
     "TIMELINE": (),
-    "OUTBOX": (_for_a_project, _before_chat),
+    "OUTBOX": (_for_a_project, _not_judged),
     "LAST_SWEEP": (),
     "ROLE_AUDIT": (),
     "BACKUP": (),
@@ -146,6 +149,8 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "CANARY": (),
     "BRAKE": (),
     "LOCKOUT_TALLY": (),
+    "QUIET": (),
+    "SILENCES": (),
 }
 """For each kind the steps from number 1 to 2, from 2 to 3, and so on."""
 

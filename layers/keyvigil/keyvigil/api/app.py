@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ from keyvigil.api.requests import (
     CreateProject,
     Decide,
     Lock,
+    MakeSilence,
     PullBrake,
     Rebaseline,
     RegisterBackup,
@@ -541,6 +543,50 @@ def unsubscribe(project_id: str, subscription_id: str) -> Response[str]:
     """End a subscription."""
     wiring.subscriptions().delete(project_id, subscription_id)
     return _no_content()
+
+
+# --- silences ---------------------------------------------------------------------------------------------------
+
+
+@app.post("/projects/<project_id>/silences")
+def create_silence(project_id: str, body: Annotated[MakeSilence, Body()]) -> tuple[dict[str, Any], int]:
+    """Silence types of alerts until a time."""
+    silence = wiring.silencing().create(
+        project_id,
+        types=tuple(body.types),
+        key_id=body.key_id,
+        until=_moment(body.until),
+        reason=body.reason,
+        by=_caller(),
+    )
+    return views.silence(silence), HTTPStatus.CREATED
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        detail = f"`until` is {text}, and there is no such time. Write it like 2026-12-31T18:00:00Z."
+        raise RefusedError(422, "Invalid silence", detail, field="until") from error
+
+
+@app.get("/projects/<project_id>/silences")
+def list_silences(project_id: str) -> dict[str, Any]:
+    """List a project's silences that are not over."""
+    return {"items": [views.silence(each) for each in wiring.silencing().current(project_id)], "next_token": None}
+
+
+@app.delete("/projects/<project_id>/silences/<silence_id>")
+def delete_silence(project_id: str, silence_id: str) -> Response[str]:
+    """End a silence."""
+    wiring.silencing().delete(project_id, silence_id)
+    return _no_content()
+
+
+@app.get("/projects/<project_id>/alerts")
+def list_alerts(project_id: str) -> dict[str, Any]:
+    """List what is wrong now and what was told of it, what is silenced too."""
+    return {"items": [views.standing(each) for each in wiring.silencing().standing(project_id)], "next_token": None}
 
 
 # --- fleet ------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ type Answer = dict[str, Any]
 logger = Logger(service="registry_api")
 
 KEPT_SECONDS = 24 * 60 * 60
-_CREATES = re.compile(r"(?:/projects(?:/[^/]+/(?:keys|clusters|backups|subscriptions))?|/fleet/canaries)\Z")
+_CREATES = re.compile(r"(?:/projects(?:/[^/]+/(?:keys|clusters|backups|subscriptions|silences))?|/fleet/canaries)\Z")
 # Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/ (with or without its quotes)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z", re.ASCII)
 

@@ -187,3 +187,21 @@ class Subscribe(Request):
     types: Annotated[
         list[Annotated[str, Field(pattern=r"^[a-z]+\.(\*|[a-z_]+)$", max_length=40)]], Field(max_length=20)
     ] = []
+
+
+class MakeSilence(Request):
+    """`POST /projects/{p}/silences`. Which types there are, and how far away the end may be, the use case says."""
+
+    types: Annotated[
+        list[Annotated[str, Field(pattern=r"^[a-z]+\.(\*|[a-z_]+)$", max_length=40)]],
+        Field(min_length=1, max_length=20),
+    ]
+    key_id: KeyId | None = None
+    until: Annotated[
+        str,
+        Field(
+            pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$",
+            max_length=32,
+        ),
+    ]
+    reason: Reason

@@ -12,6 +12,8 @@ from keyvigil.domain.clusters import Cluster
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.keys import Key, is_stale
 from keyvigil.domain.projects import Project, Subscription
+from keyvigil.domain.quiet import Problem
+from keyvigil.domain.silences import Silence
 from keyvigil.ports import Page, ValidationAnswer
 from keyvigil.use_cases.outbox_aside import AsideView
 from keyvigil.use_cases.read_fleet import Fleet
@@ -147,6 +149,28 @@ def subscription(shown: Subscription) -> dict[str, Any]:
 def fleet(shown: Fleet) -> dict[str, Any]:
     """The state of everything under watch."""
     return {**to_plain(shown), "brake": [brake(each) for each in shown.brake]}
+
+
+def silence(shown: Silence) -> dict[str, Any]:
+    """A silence."""
+    return dict(to_plain(shown))
+
+
+def standing(shown: Problem) -> dict[str, Any]:
+    """Something that is wrong now, and what was told of it. `withheld` is why the newest of it was not sent."""
+    return to_plain_dict(
+        {
+            "dedup_key": shown.dedup_key,
+            "type": shown.type,
+            "severity": shown.severity,
+            "key_id": shown.key_id,
+            "incident_id": shown.incident_id,
+            "since": shown.since,
+            "told_at": shown.told_at,
+            "reminders": shown.reminders,
+            "withheld": shown.unsaid,
+        }
+    )
 
 
 def row_aside(shown: AsideView) -> dict[str, Any]:

@@ -366,7 +366,8 @@ class OutboxRow:
 
     Exactly one of `alert`, `lock_request` and `workflow_start` is set. An alert `for_operator` goes to the
     operator's topic and to no project's; one without a project always does. `delivered` are the targets that
-    have it; the row is sent when none is missing.
+    have it; the row is sent when none is missing. `judged` is why an alert is sent, or, if it is `withheld`, why not;
+    None as long as nobody looked (domain/quiet.py).
     """
 
     row_id: str
@@ -378,6 +379,8 @@ class OutboxRow:
     for_operator: bool = False
     delivered: tuple[Target, ...] = ()
     sent_at: datetime | None = None
+    judged: str | None = None
+    withheld: bool = False
     version: int = 0
 
     @property
@@ -391,7 +394,7 @@ class OutboxRow:
 
         What was sent when there were fewer targets is sent.
         """
-        if self.sent_at is not None:
+        if self.withheld or self.sent_at is not None:
             return ()
         if self.alert is not None:
             for_operator = self.for_operator or self.project_id is None

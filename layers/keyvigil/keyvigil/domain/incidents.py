@@ -188,9 +188,14 @@ def ask_execution(incident: Incident, kind: WorkflowKind, now: datetime) -> tupl
 
 
 def newest_executions(incident: Incident) -> tuple[str, ...]:
-    """The newest execution of each kind: either may still be at work."""
+    """The newest execution of each kind: either may still be at work.
+
+    While locks are under way it is the lockout's alone: a recovery waits until they settle, and whoever settles them
+    for a lockout that died must not wait for that recovery.
+    """
     newest = {name.rsplit("-", 2)[1]: name for name in incident.executions}
-    return tuple(newest.values())
+    locking = incident.status is IncidentStatus.LOCKING
+    return tuple(name for kind, name in newest.items() if not locking or kind == WorkflowKind.LOCKOUT)
 
 
 REASONS_SHOWN = 20
@@ -494,11 +499,13 @@ def _mending_of_lockout(
     """Whether an outage's lockout is to be taken up (again), or its waiting is to be said.
 
     A key that seemed to recover while its clusters were being locked leaves some of them in use, and the incident
-    LOCKED without them; if the key broke again after all, they are locked too.
+    LOCKED without them; if the key broke again after all, they are locked too. So is what an earlier incident was
+    still unlocking, or could not unlock, when the lockout settled.
     """
     wanted = decide_lockout(incident, key, project, brake, probes=probes, now=now)
     left_out = incident.status is IncidentStatus.LOCKED and any(
-        each.status is ClusterStatus.ACTIVE for each in clusters
+        each.locked_by_incident_id != incident.incident_id and each.status is not ClusterStatus.PENDING_KEY
+        for each in clusters
     )
     if (incident.status in _MAY_LOCK or left_out) and wanted.verb is LockoutVerb.LOCK:
         return MendingDecision(mending=Mending.START_LOCKOUT, reason="its clusters should be locked and are not")

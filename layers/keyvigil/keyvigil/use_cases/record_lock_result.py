@@ -1,10 +1,11 @@
 """Take a lock or unlock request's answer, from whoever brings it, and wake the workflow step that waits for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from keyvigil.domain.clusters import Answer, AnswerDecision, ClusterStatus, LockResult, take_answer
+from keyvigil.domain.clusters import Answer, AnswerDecision, Cluster, ClusterStatus, LockResult, take_answer
+from keyvigil.domain.incidents import IncidentStatus, WorkflowKind, affected
 from keyvigil.errors import NotFoundError
-from keyvigil.ports import Clock, Ids, Put, Store, Workflow
+from keyvigil.ports import Clock, Ids, Put, Store, Workflow, Write
 from keyvigil.use_cases.retrying import until_committed
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.telling import Telling
@@ -63,11 +64,29 @@ class RecordLockResult:
                 f"{cluster.cluster_id}: {answer.result}{', late,' if late else ''} said {answer.by} "
                 f"for fence {answer.fence} after {waited} s" + (f": {answer.detail}" if answer.detail else ""),
             )
-            self._store.commit([Put(decision.cluster), entry])
+            self._store.commit([Put(decision.cluster), entry, *self._take_up(decision.cluster)])
             if late and cluster.locked_by_incident_id is not None:
                 # The last missing lock completes a PARTLY_LOCKED incident; reconciling would find it too.
                 self._settle(cluster.project_id, cluster.key_id, cluster.locked_by_incident_id)
         return decision, cluster.task_token
+
+    def _take_up(self, cluster: Cluster) -> list[Write]:
+        """A cluster that was locked for an incident which is over by now: the incident goes on, and unlocks it.
+
+        Who asks for a lock reads incident and key, and writes the cluster alone: of forty at once, each would keep the
+        others from committing. A function that was stopped in between may commit after the recovery.
+        """
+        if cluster.status not in {ClusterStatus.LOCKED, ClusterStatus.LOCK_FAILED}:
+            return []
+        incident = self._store.incident(cluster.project_id, cluster.locked_by_incident_id or "")
+        if incident is None or incident.is_open:
+            return []
+        after = replace(
+            incident, status=IncidentStatus.UNLOCKING, resolved_at=None, clusters=affected([cluster]), held_for=None
+        )
+        row, after, name = self._telling.execution(after, WorkflowKind.RECOVERY)
+        detail = f"{name} was asked for: {cluster.cluster_id} was locked after the end"
+        return [Put(after), row, self._telling.entry(incident.incident_id, "incident.taken_up_again", detail)]
 
 
 _TIMELINE_WORD = {

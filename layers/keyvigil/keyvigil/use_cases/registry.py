@@ -269,6 +269,10 @@ class Projects:
         self._topics.delete(project.chat_topic_arn)
         for subscription in list(every(lambda limit, token: self._store.subscriptions(project_id, limit, token))):
             self._store.commit([Remove(subscription)])
+        silences = self._store.silences(project_id)
+        if silences.version:
+            # A later project of the same id must not inherit them.
+            self._store.commit([Remove(silences)])
         self._store.commit([Remove(project)])
 
 

@@ -10,6 +10,7 @@ from keyvigil.domain.findings import Finding, finding_of, newest
 from keyvigil.domain.outbox_faults import decide_aside
 from keyvigil.errors import ConflictError, DamagedItemError, DeliveryError, in_short
 from keyvigil.ports import Clock, Findings, Notifier, Put, ReceiverCalls, Store, Workflow
+from keyvigil.use_cases.quiet import JudgeAlert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +18,14 @@ class RelayResult:
     """What became of the rows: how many are sent now, and which targets of which rows did not take theirs.
 
     A failure without a target is a row that could not even be read, or not be marked. `set_aside` are the rows that
-    no repetition would help, with the reason: they are not sent again until somebody asks for it.
+    no repetition would help, with the reason: they are not sent again until somebody asks for it. `withheld` counts the
+    alerts that are not sent, because of a silence or because enough was told (domain/quiet.py).
     """
 
     sent: int
     failures: tuple[tuple[str, Target | None, str], ...]
     set_aside: tuple[tuple[str, str], ...] = ()
+    withheld: int = 0
 
 
 @dataclass(kw_only=True)
@@ -30,6 +33,7 @@ class _Round:
     """What one call of the relay has found so far."""
 
     sent: int = 0
+    withheld: int = 0
     failures: list[tuple[str, Target | None, str]] = field(default_factory=list)
     set_aside: list[tuple[str, str]] = field(default_factory=list)
     unreachable: set[Target] = field(default_factory=set)
@@ -54,6 +58,7 @@ class RelayOutbox:
     ) -> None:
         """Keep the ports, and the topic for what concerns KeyVigil itself. Without `findings` nobody makes any."""
         self._findings = findings
+        self._judge = JudgeAlert(store, clock)
         self._store = store
         self._receiver_calls = receiver_calls
         self._notifier = notifier
@@ -72,7 +77,9 @@ class RelayOutbox:
         not_imported = self._import(rows)
         for row in sorted(rows, key=lambda each: each.alert is not None):
             self._send(row, found, not_imported)
-        return RelayResult(sent=found.sent, failures=tuple(found.failures), set_aside=tuple(found.set_aside))
+        return RelayResult(
+            sent=found.sent, failures=tuple(found.failures), set_aside=tuple(found.set_aside), withheld=found.withheld
+        )
 
     def _read(self, row_ids: Sequence[str], found: _Round) -> list[OutboxRow]:
         """The rows that are there. One that cannot be read does not hold up the others of its batch."""
@@ -128,7 +135,35 @@ class RelayOutbox:
         incident = self._store.incident(alert.project_id, alert.incident_id)
         return finding_of(alert, incident) if incident is not None else None
 
-    def _send(self, row: OutboxRow, found: _Round, not_imported: Mapping[str, Exception]) -> None:
+    def _send(self, read: OutboxRow, found: _Round, not_imported: Mapping[str, Exception]) -> None:
+        try:
+            row = self._judge(read)
+        except Exception as error:  # noqa: BLE001  it stays unsent, and the next sweep has it judged again
+            found.failures.append((read.row_id, None, f"not judged: {in_short(error)}"))
+            return
+        if row is None:
+            return
+        found.withheld += row.withheld and not read.withheld
+        delivered, faults = self._deliver_all(row, found, not_imported)
+        found.failures += [(row.row_id, target, _why(error)) for target, error in faults.items()]
+        try:
+            found.sent += self._mark(row, delivered)
+        except Exception as error:  # noqa: BLE001  what is not marked is sent again: a duplicate, and nothing is lost
+            found.failures.append((row.row_id, None, f"not marked as delivered: {in_short(error)}"))
+            return
+        reason = decide_aside(
+            {target: isinstance(each, DeliveryError) and each.refused for target, each in faults.items()},
+            {target: not isinstance(each, DeliveryError) for target, each in faults.items()},
+            age=self._clock.now() - row.created_at,
+        )
+        if reason is not None:
+            words = "; ".join(f"{target}: {_why(each)}" for target, each in faults.items())
+            self._set_aside(row.row_id, f"{reason}: {words}", found)
+
+    def _deliver_all(
+        self, row: OutboxRow, found: _Round, not_imported: Mapping[str, Exception]
+    ) -> tuple[list[Target], dict[Target, Exception]]:
+        """Give a row to every target that lacks it: those that took it, and those that did not, with the reason."""
         delivered: list[Target] = []
         faults: dict[Target, Exception] = {}
         for target in self._missing(row):
@@ -147,20 +182,7 @@ class RelayOutbox:
                     found.unreachable.add(target)
             except Exception as error:  # noqa: BLE001  a row that makes our own code stumble must not stop the others
                 faults[target] = error
-        found.failures += [(row.row_id, target, _why(error)) for target, error in faults.items()]
-        try:
-            found.sent += self._mark(row, delivered)
-        except Exception as error:  # noqa: BLE001  what is not marked is sent again: a duplicate, and nothing is lost
-            found.failures.append((row.row_id, None, f"not marked as delivered: {in_short(error)}"))
-            return
-        reason = decide_aside(
-            {target: isinstance(each, DeliveryError) and each.refused for target, each in faults.items()},
-            {target: not isinstance(each, DeliveryError) for target, each in faults.items()},
-            age=self._clock.now() - row.created_at,
-        )
-        if reason is not None:
-            words = "; ".join(f"{target}: {_why(each)}" for target, each in faults.items())
-            self._set_aside(row.row_id, f"{reason}: {words}", found)
+        return delivered, faults
 
     def _set_aside(self, row_id: str, reason: str, found: _Round) -> bool:
         try:
