@@ -97,6 +97,30 @@ test: $(RUNS) .tools/aws/.installed ## all tests but the next: unit, integration
 test-permissions: $(RUNS) ## each permission of the template is taken away in turn, and something must miss it
 	@.venv/bin/pytest --verbose tests/permissions
 
+# What a browser needs, apart from the rest: Debian's Chromium with a font, Playwright to drive it, axe-core to measure.
+.tools/page/.installed: requirements/page.txt tests/page/package-lock.json .tools/uv/.installed
+	$(call install,.tools/page,page,what looks at the page in a browser)
+	@cp tests/page/package.json tests/page/package-lock.json .tools/page/
+	@cd .tools/page && npm ci --ignore-scripts --silent
+	@touch $@
+
+.PHONY: browser
+browser: ## Chromium from Debian's packages, and npm if it is missing; needs root
+	@[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends npm; }
+
+WITH_THE_PACKAGE = PYTHONPATH=layers/keyvigil:cli
+
+.PHONY: test-page
+test-page: browser .tools/page/.installed ## the page in headless Chromium: contrast, keyboard, widths, light and dark
+	@$(WITH_THE_PACKAGE) .tools/page/bin/pytest --verbose tests/page
+
+.PHONY: pictures
+pictures: browser .venv/.installed .tools/page/.installed ## README's pictures of the page and of the terminal
+	@.venv/bin/python -m tests.unit.cli.terminal_pictures
+	@$(WITH_THE_PACKAGE) .tools/page/bin/python -m tests.page.pictures
+
 .PHONY: check-model
 check-model: .venv/.installed ## the protocol's model, searched by spin (installed if it is missing), and its deliberate breaks
 	@.venv/bin/python tests/models/check_model.py
@@ -198,6 +222,7 @@ requirements: .tools/uv/.installed ## requirements/*.txt from *.in; UPGRADE=1 ta
 	$(UV_COMPILE) sam.in -o sam.txt
 	$(UV_COMPILE) checkov.in -o checkov.txt
 	$(UV_COMPILE) awscli.in -o awscli.txt
+	$(UV_COMPILE) page.in -o page.txt
 	$(UV_COMPILE) uv.in -o uv.txt
 
 .PHONY: clean

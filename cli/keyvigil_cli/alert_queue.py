@@ -19,6 +19,7 @@ class AlertQueue:
 
     def __init__(self, session: "boto3.Session", name: str, topic_arn: str) -> None:
         """Create the queue. Subscribing it is the API's business: ``endpoint`` is what it wants to know."""
+        self._session, self._topic_arn = session, topic_arn
         self._sqs = session.client("sqs")
         self._url = self._sqs.create_queue(QueueName=name)["QueueUrl"]
         attributes = self._sqs.get_queue_attributes(QueueUrl=self._url, AttributeNames=["QueueArn"])
@@ -38,6 +39,30 @@ class AlertQueue:
             for message in messages:
                 self.received.append(alert_in(message["Body"]))
                 self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
+
+    def take(self, *, wait_seconds: int) -> list[Alert]:
+        """Wait for alerts, at most so long (20 s), and take them: they are not remembered.
+
+        A queue of another account than the topic's is asked whether it wants them; it does.
+        """
+        answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=wait_seconds)
+        taken = []
+        for message in answer.get("Messages", []):
+            content = alert_in(message["Body"])
+            if content.get("Type") == "SubscriptionConfirmation":
+                self._confirm(content)
+            else:
+                taken.append(content)
+            self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
+        return taken
+
+    def _confirm(self, asked: Alert) -> None:
+        """Answer only for the topic that the queue was made for: others may not send to it anyway.
+
+        https://docs.aws.amazon.com/sns/latest/dg/sns-send-message-to-sqs-cross-account.html
+        """
+        if asked.get("TopicArn") == self._topic_arn:
+            self._session.client("sns").confirm_subscription(TopicArn=self._topic_arn, Token=str(asked["Token"]))
 
     def of_type(self, alert_type: str) -> list[Alert]:
         """Return the alerts of one type received so far."""

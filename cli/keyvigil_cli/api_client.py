@@ -120,6 +120,11 @@ class ApiClient:
         self._http = _connections(self._url)
         self._sleep: Callable[[float], None] = time.sleep
 
+    @property
+    def region(self) -> str:
+        """The Region that it is in."""
+        return self._region
+
     def get(self, *segments: str, **query: str) -> JsonObject:
         """GET one thing, or one page of a list; tried again when no connection was had."""
         return self.request("GET", path_of(*segments), query=query)

@@ -23,6 +23,7 @@ from keyvigil_cli.printable import as_json, printable_lines
 from keyvigil_cli.progress import News, working
 from keyvigil_cli.settings import DEFAULT_STACK, OutputFormat, Settings
 from keyvigil_cli.table import print_all
+from keyvigil_cli.teller import Teller
 
 if TYPE_CHECKING:
     import boto3
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 type Command[**P] = Callable[Concatenate[Run, P], ExitStatus | None]
 
-_PAUSES_BEFORE_REPEATING = (1.0, 5.0)  # seconds
+# Seconds, 41 in all: a request that is under way ends with its function, which may take 30.
+_PAUSES_BEFORE_REPEATING = (1.0, 5.0, 5.0, 10.0, 10.0, 10.0)
+_MOST_SILENCES = 3
 
 _PIPE_WIDTH = 140
 
@@ -93,6 +96,11 @@ class Run:
         return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
     @cached_property
+    def teller(self) -> Teller:
+        """Tells on standard error what a command does that takes minutes."""
+        return Teller(self.messages)
+
+    @cached_property
     def messages(self) -> Console:
         """Standard error."""
         return Console(stderr=True, highlight=False, emoji=False)
@@ -129,15 +137,18 @@ class Run:
                 yield item
 
     def create(self, words: str, *segments: str, body: "JsonObject") -> "JsonObject":
-        """POST something new. When no answer came, it is asked for once more: the same request creates once."""
+        """POST something new. When no answer came, it is asked for again: the same request creates once."""
         from keyvigil_cli.api_client import ApiProblemError, ApiUnreachableError  # noqa: PLC0415 - loads the AWS SDK
 
-        api, key = self.api, str(uuid.uuid4())
+        api, key, silences = self.api, str(uuid.uuid4()), 0
         with self.working(words) as news:
             for pause in _PAUSES_BEFORE_REPEATING:
                 try:
                     return api.post(*segments, body=body, idempotency_key=key)
                 except ApiUnreachableError:
+                    silences += 1
+                    if silences == _MOST_SILENCES:
+                        raise
                     news("no answer; asking again")
                 except ApiProblemError as error:
                     # The first request is still being answered.

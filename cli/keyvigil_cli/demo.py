@@ -18,7 +18,8 @@ from keyvigil_cli.checkout import Checkout
 from keyvigil_cli.control_plane import ControlPlane
 from keyvigil_cli.customer import CustomerAccount, RegistrableKey
 from keyvigil_cli.errors import CliError
-from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, LocalCloud, StackOutputs
+from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, DEFAULT_NAME, LocalCloud, StackOutputs
+from keyvigil_cli.local_stack import deploy, start_cloud
 from keyvigil_cli.project import SWEEP_SECONDS, Project
 from keyvigil_cli.teller import Teller
 
@@ -242,25 +243,12 @@ class Story:
         self._teller.console.print(table)
 
 
-def start_cloud(checkout: Checkout, teller: Teller, running: contextlib.ExitStack) -> LocalCloud:
-    """Start a local cloud that ``running`` ends."""
-    with teller.step("a local cloud starts on this machine") as step:
-        cloud = running.enter_context(LocalCloud(checkout, on_progress=teller.news))
-        step.outcome = f"{cloud.endpoint_url}, with nothing in it"
-    return cloud
-
-
-def deploy(cloud: LocalCloud, teller: Teller) -> StackOutputs:
-    """Build and deploy the stack."""
-    with teller.step("sam build, then sam deploy of the real template") as step:
-        outputs = cloud.deploy()
-        step.outcome = outputs.api_url
-    return outputs
-
-
 def _left_running(cloud: LocalCloud, outputs: StackOutputs | None) -> str:
     api = f"# ApiUrl: {outputs.api_url}\n" if outputs else ""
-    return f"\nThe local cloud is left running (KEEP):\n\n{escape(cloud.keep())}{api}"
+    return (
+        f"\nThe local cloud is left running (KEEP). Lead a shell to it:\n\n. {escape(str(cloud.keep()))}\n{api}"
+        "# keyvigil local status says how it is, keyvigil local down ends it"
+    )
 
 
 def _expect(what: str, wanted: str, seen: str) -> None:
@@ -282,7 +270,7 @@ def run(checkout: Checkout, *, keep: bool, output: Console, errors: Console) -> 
     try:
         with contextlib.ExitStack() as running:
             teller.chapter("An AWS of our own")
-            cloud = start_cloud(checkout, teller, running)
+            cloud = start_cloud(checkout, teller, running, stays=DEFAULT_NAME if keep else None)
             outputs: StackOutputs | None = None
             try:
                 outputs = deploy(cloud, teller)

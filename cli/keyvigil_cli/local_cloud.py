@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from keyvigil_cli.api_client import ApiClient
 from keyvigil_cli.checkout import Checkout
+from keyvigil_cli.cloud_processes import OWNER, end_processes
 from keyvigil_cli.errors import CliError
 from keyvigil_cli.loopback import LOOPBACK, free_port, outside_addresses
 from keyvigil_cli.owned_process import (
@@ -43,6 +45,14 @@ OPERATOR_ACCOUNT = "111111111111"
 CUSTOMER_ACCOUNT = "222222222222"
 REGION = "us-west-2"
 STACK_NAME = "keyvigil"
+
+STAYS = "stays"
+"""The file that marks the folder of a cloud that is to outlive its starter."""
+
+DEFAULT_NAME = "default"
+"""The name of the cloud that stays, unless it is given another."""
+
+_OF_A_KEPT_CLOUD = (STAYS, "pid", "credentials", "config")
 
 _START_SECONDS = 60
 _START_ATTEMPTS = 3
@@ -117,11 +127,13 @@ class LocalCloud:
         *,
         on_progress: Progress | None = None,
         extra_environ: Mapping[str, str] | None = None,
+        stays: str | None = None,
     ) -> None:
         """Prepare; nothing starts before the context is entered.
 
         ``on_progress`` is told in a few words what is happening. ``extra_environ`` is added to the emulator's
-        environment, which its functions inherit (``HTTP_PROXY`` for fault injection, say).
+        environment, which its functions inherit (``HTTP_PROXY`` for fault injection, say). A cloud that ``stays``
+        (by this name) is marked from its first moment, so that it is found whatever became of its starter.
         """
         self._checkout = checkout
         self._report: Progress = on_progress or (lambda _words: None)
@@ -130,8 +142,17 @@ class LocalCloud:
         self._builds = {checkout: self._home / "build"}
         self._process: OwnedProcess | None = None
         self._port = 0
+        self._stays = stays
         self._kept = False
         self._exit = contextlib.ExitStack()
+
+    @classmethod
+    def attached(cls, checkout: Checkout, port: int, *, on_progress: Progress | None = None) -> Self:
+        """Return a cloud that somebody else started and left running. It is not ended here."""
+        cloud = cls(checkout, on_progress=on_progress)
+        cloud._port = port
+        cloud._kept = True
+        return cloud
 
     def __enter__(self) -> Self:
         """Start the emulator and wait until it answers.
@@ -164,17 +185,43 @@ class LocalCloud:
             if isinstance(error, Exception):
                 self.save_function_logs()
 
-    def keep(self) -> str:
-        """Leave the cloud running on exit; return how to reach it and how to stop it."""
+    def keep(self, name: str = DEFAULT_NAME) -> Path:
+        """Leave the cloud running on exit, by this name; return the file that a shell reads to reach it."""
         process = self._running()
+        (self.directory / STAYS).write_text(name, encoding="utf-8")
+        (self.directory / "pid").write_text(f"{process.pid}\n", encoding="ascii")
+        environment = environment_file(self._checkout, name)
+        self._write_environment(environment)
+        process.leave()
         self._kept = True
-        return textwrap.dedent(f"""\
-            export AWS_ENDPOINT_URL={self.endpoint_url} AWS_DEFAULT_REGION={REGION}
-            export AWS_ACCESS_KEY_ID={OPERATOR_ACCOUNT} AWS_SECRET_ACCESS_KEY={_ROOT_SECRET}  # the operator
-            # the customer: AWS_ACCESS_KEY_ID={CUSTOMER_ACCOUNT}
-            # log: {process.log}
-            # stop: kill -TERM -- -{process.pid}; rm -rf {self.directory}
-            """)
+        return environment
+
+    def _write_environment(self, environment: Path) -> None:
+        accounts = {"operator": OPERATOR_ACCOUNT, "customer": CUSTOMER_ACCOUNT}
+        (self.directory / "credentials").write_text(
+            "".join(
+                f"[{name}]\naws_access_key_id = {account}\naws_secret_access_key = {_ROOT_SECRET}\n"
+                for name, account in accounts.items()
+            ),
+            encoding="ascii",
+        )
+        (self.directory / "config").write_text(
+            "".join(f"[profile {name}]\nregion = {REGION}\nendpoint_url = {self.endpoint_url}\n" for name in accounts),
+            encoding="ascii",
+        )
+        environment.write_text(
+            textwrap.dedent(f"""\
+                # Leads a shell to the local cloud: . {shlex.quote(str(environment))}
+                # You are the operator, {OPERATOR_ACCOUNT}; profile `customer` is the customer, {CUSTOMER_ACCOUNT}.
+                unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_REGION KEYVIGIL_API_URL
+                export AWS_ENDPOINT_URL={self.endpoint_url} AWS_DEFAULT_REGION={REGION} AWS_PROFILE=operator
+                export AWS_CONFIG_FILE={shlex.quote(str(self.directory / "config"))}
+                export AWS_SHARED_CREDENTIALS_FILE={shlex.quote(str(self.directory / "credentials"))}
+                export AWS_EC2_METADATA_DISABLED=true KEYVIGIL_STACK={STACK_NAME}
+                export NO_PROXY={LOOPBACK},localhost no_proxy={LOOPBACK},localhost
+                """),
+            encoding="utf-8",
+        )
 
     @property
     def directory(self) -> Path:
@@ -232,6 +279,8 @@ class LocalCloud:
             self.directory.mkdir(parents=True)
             for name in ("tmp", "home", "state"):
                 (self.directory / name).mkdir()
+            if self._stays:
+                (self.directory / STAYS).write_text(self._stays, encoding="utf-8")
             # The emulator inherits the lock: while it runs, no other run takes this folder for an old one.
             with (self.directory / "lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -242,9 +291,12 @@ class LocalCloud:
                     log=self.log,
                     keep_open=lock.fileno(),
                 )
+            if self._stays:
+                (self.directory / "pid").write_text(f"{self._process.pid}\n", encoding="ascii")
             if self._wait_for_health(self._process):
                 self._refuse_open_doors(self._process)
                 return
+            (self.directory / STAYS).unlink(missing_ok=True)
             if attempt == _START_ATTEMPTS or "already in use" not in self.log_tail():
                 message = f"the local cloud ended at once; {self.log}:\n{self.log_tail()}"
                 raise LocalCloudError(message)
@@ -266,6 +318,7 @@ class LocalCloud:
             "HOME": str(self.directory / "home"),
             "TMPDIR": str(self.directory / "tmp"),
             "STATE_DIR": str(self.directory / "state"),
+            OWNER: str(self.directory),
             "S3_DATA_DIR": str(self.directory / "state" / "s3"),
             "PYTHONUNBUFFERED": "1",
             **self._extra_environ,
@@ -322,11 +375,21 @@ class LocalCloud:
             return
         with not_interrupted():
             self._process.stop()
-            for entry in self.directory.iterdir():
-                if entry.is_dir():
-                    shutil.rmtree(entry, ignore_errors=True)
-            for builds in self._builds.values():
-                shutil.rmtree(builds / str(self._port), ignore_errors=True)
+            end_processes(self.directory)  # what left the group
+            self.tidy_up()
+
+    def tidy_up(self) -> None:
+        """Remove what an ended cloud leaves, but for its logs."""
+        for environment in self._home.glob("env-*"):
+            if self.endpoint_url in environment.read_text(encoding="utf-8"):
+                environment.unlink()
+        for entry in self.directory.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name in _OF_A_KEPT_CLOUD:
+                entry.unlink()
+        for builds in self._builds.values():
+            shutil.rmtree(builds / str(self._port), ignore_errors=True)
 
     def _forget_old_runs(self) -> None:
         runs = sorted(
@@ -376,7 +439,8 @@ class LocalCloud:
         Raises:
             DeploymentFailedError: building or deploying failed; with the tail of the log.
         """
-        self._running()
+        if not self._kept:
+            self._running()
         checkout = checkout or self._checkout
         sam = SamDeployment(
             checkout,
@@ -387,6 +451,7 @@ class LocalCloud:
                 "AWS_ACCESS_KEY_ID": OPERATOR_ACCOUNT,
                 "AWS_SECRET_ACCESS_KEY": _ROOT_SECRET,
                 "AWS_DEFAULT_REGION": REGION,
+                OWNER: str(self.directory),
                 **self._aws_environ(),
             },
             on_progress=self._report,
@@ -403,6 +468,11 @@ class LocalCloud:
         stacks = self.session().client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"]
         values = {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
         return StackOutputs(values, f"{self.endpoint_url}/_aws/execute-api/{values.get('ApiId')}/$default")
+
+
+def environment_file(checkout: Checkout, name: str) -> Path:
+    """Return what leads a shell to the cloud of a name."""
+    return checkout.root / ".local-cloud" / f"env-{name}"
 
 
 def _failed_executions(session: boto3.Session) -> Iterator[str]:

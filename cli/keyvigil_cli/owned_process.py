@@ -15,6 +15,7 @@ from keyvigil_cli.errors import CliError
 
 _GRACE_SECONDS = 5.0
 _FOLLOW_SECONDS = 0.1
+_LEFT: list[subprocess.Popen[bytes]] = []
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -70,6 +71,10 @@ class OwnedProcess:
     def exit_status(self) -> int | None:
         """The exit status, or None while it runs."""
         return self._process.poll()
+
+    def leave(self) -> None:
+        """Let it outlive us. Python would complain of a program that still runs when its object goes."""
+        _LEFT.append(self._process)
 
     def stop(self) -> None:
         """End the whole group: politely, then after a few seconds not."""

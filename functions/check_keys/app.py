@@ -60,6 +60,16 @@ def handler(event: dict[str, Any], context: LambdaContext) -> Any:
     """Take a batch from the queue, or one request from the API or a workflow."""
     for name in COUNTED:
         metrics.add_metric(name=name, unit=MetricUnit.Count, value=0)
+    try:
+        return _handle(event, context)
+    finally:
+        # What a record that timed out still asks for is counted by the next invocation.
+        requests, throttled = wiring.kms_calls().take()
+        metrics.add_metric(name="KmsRequests", unit=MetricUnit.Count, value=requests)
+        metrics.add_metric(name="KmsThrottles", unit=MetricUnit.Count, value=throttled)
+
+
+def _handle(event: dict[str, Any], context: LambdaContext) -> Any:
     if "Records" in event:
         return async_process_partial_response(
             event=event, record_handler=_check_record, processor=processor, context=context
@@ -181,6 +191,9 @@ def _tell(result: CheckResult) -> None:
     key = result.key
     metrics.add_metric(name=f"Verdict{key.verdict.outcome.title()}", unit=MetricUnit.Count, value=1)
     metrics.add_metric(name="ProbeLatency", unit=MetricUnit.Milliseconds, value=key.verdict.latency_ms)
+    if result.noticed_after is not None:
+        seconds = result.noticed_after.total_seconds()
+        metrics.add_metric(name="TimeToDetection", unit=MetricUnit.Seconds, value=seconds)
     if result.doubted:
         metrics.add_metric(name="DenialsDoubted", unit=MetricUnit.Count, value=1)
     logger.info(

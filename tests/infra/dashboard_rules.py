@@ -65,6 +65,8 @@ def dashboard_metrics(written: Any) -> Iterator[Shown]:
     for widget in _body(written)["widgets"]:
         for metric in widget["properties"].get("metrics", []):
             parts = [each for each in metric if not isinstance(each, dict)]
+            if not parts:  # an expression, of metrics that stand beside it
+                continue
             yield Shown(parts[0], parts[1], tuple(zip(parts[2::2], parts[3::2], strict=True)))
 
 

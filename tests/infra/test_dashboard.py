@@ -23,7 +23,7 @@ def test_the_dashboard_shows_what_there_is_and_nothing_that_is_not(full_template
 def test_the_body_is_json_once_cloudformation_has_filled_it_in(full_template: Template) -> None:
     body = full_template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
     questions = [each["properties"]["markdown"] for each in json.loads(body)["widgets"] if each["type"] == "text"]
-    assert len(questions) == 7
+    assert len(questions) == 8
     assert all("?" in each for each in questions)
 
 

@@ -413,3 +413,18 @@ def test_the_third_incident_of_a_key_within_an_hour_is_marked_as_flapping(world:
             world.probe(None)
     flaps = sorted((each.opened_at, each.flapping) for each in world.store.all(Incident))
     assert [flapping for _, flapping in flaps] == [False, False, True]
+
+
+def test_the_probe_that_opens_an_incident_says_for_how_long_at_most_nobody_noticed(world: World) -> None:
+    assert world.probe(None).noticed_after is None
+    opened = world.probe(Cause.KEY_DISABLED, seconds=90)
+    again = world.probe(Cause.KEY_DISABLED)
+
+    assert opened.noticed_after == timedelta(seconds=90)
+    assert again.noticed_after is None, "it is noticed once"
+
+
+def test_after_a_time_in_which_nothing_was_known_nobody_says_how_soon_it_was_noticed(world: World) -> None:
+    world.probe(Cause.THROTTLED)
+
+    assert world.probe(Cause.KEY_DISABLED).noticed_after is None

@@ -526,3 +526,27 @@ def test_a_lock_is_not_asked_for_when_somebody_dismissed_the_incident_in_between
     assert world.ask(LockAction.LOCK) == "outage_over"
     world.settle(*IDS)
     assert world.cluster().status is ClusterStatus.ACTIVE
+
+
+def test_the_settlement_that_finds_all_locked_says_how_long_after_the_opening(world: World) -> None:
+    world.decide(*IDS)
+    world.ask(LockAction.LOCK, "analytics", "token-a")
+    world.ask(LockAction.LOCK, "vectors", "token-v")
+    assert world.settle(*IDS).locked_after is None, "one still has time to answer"
+    world.answer(LockResult.LOCKED)
+    opened = world.store.incident("acme-prod", INCIDENT)
+    assert opened is not None
+
+    assert world.settle(*IDS).locked_after == world.clock.now() - opened.opened_at
+    assert world.settle(*IDS).locked_after is None, "it is said once"
+
+
+def test_a_lockout_that_failed_has_no_time_to_lockout(world: World) -> None:
+    world.decide(*IDS)
+    world.ask(LockAction.LOCK, "analytics", "token-a")
+    world.ask(LockAction.LOCK, "vectors", "token-v")
+    world.answer(LockResult.FAILED)
+
+    settled = world.settle(*IDS)
+    assert settled.failed
+    assert settled.locked_after is None

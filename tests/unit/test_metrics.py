@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from keyvigil.domain.canaries import STACKS_OWN
+from keyvigil.domain.incidents import IncidentStatus
 from keyvigil.use_cases.audit_roles import AuditRoles
 from keyvigil.use_cases.check_canary import CanaryResult
 from keyvigil.use_cases.check_key import CheckResult
@@ -22,6 +24,7 @@ from keyvigil.use_cases.quiet import TellAgain
 from keyvigil.use_cases.receive_key_event import Received
 from keyvigil.use_cases.reconcile import ReconcileReport
 from keyvigil.use_cases.relay_outbox import RelayResult
+from keyvigil.use_cases.settle_lockout import Settlement
 from keyvigil.use_cases.stop_orphans import StoppedOrphans
 from keyvigil.use_cases.tell_stale import TellStale
 from tests import recorded_events as recordings
@@ -32,7 +35,7 @@ from tests.infra.source_template import SourceTemplate, Template
 from tests.unit.conftest import NAMESPACE
 from tests.unit.test_functions import FUNCTIONS, ROOT, Context, Recorder, Use, load, message
 
-NOT_COUNTS = {"ProbeLatency", "SweepDuration", "CanariesUnwell"}
+NOT_COUNTS = {"ProbeLatency", "SweepDuration", "CanariesUnwell", "TimeToDetection", "TimeToLockout"}
 """A time of zero would be a lie; there is one only where something took time. No canary is well that nobody probed: the
 alarm must see that there is no number."""
 
@@ -84,6 +87,7 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
         tell_stale=TellStale(store, FakeClock(), CountingIds()),
         tell_again=TellAgain(store, FakeClock(), CountingIds()),
         heartbeat=None,
+        settle_lockout=Recorder(Settlement(status=IncidentStatus.LOCKING, failed=())),
         check_key=Recorder(CheckResult(key=key(), probed=True, confirmed=False)),
         relay_outbox=Recorder(RelayResult(sent=0, failures=())),
         receive_key_event=Recorder(Received(registrations=0, messages=0, hints=0, left_out=False)),
@@ -92,6 +96,7 @@ def idle(use: Use, capsys: pytest.CaptureFixture[str]) -> dict[Metric, list[floa
     unreadable = {**message("nothing"), "body": "{}"}
     load("check_keys").handler({"Records": [unreadable]}, Context())
     load("relay_outbox").handler({"Records": []}, Context())
+    load("settle_lockout").handler(dict.fromkeys(("project_id", "key_id", "incident_id"), "x"), Context())
     load("receive_key_event").handler(recordings.recorded("DisableKey"), Context())
     return published(capsys.readouterr().out)
 
@@ -104,6 +109,11 @@ def busy(use: Use, idle: dict[Metric, list[float]], capsys: pytest.CaptureFixtur
     of_canary["body"] = json.dumps({**json.loads(of_canary["body"]), "canary": True})
     load("check_keys").handler({"Records": [of_canary]}, Context())
     load("check_keys").handler({"Records": [message(KEY_ID)]}, Context())
+    noticed = CheckResult(key=key(), probed=True, confirmed=False, noticed_after=timedelta(minutes=1))
+    locked = Settlement(status=IncidentStatus.LOCKED, failed=(), locked_after=timedelta(seconds=24))
+    use(check_key=Recorder(noticed), settle_lockout=Recorder(locked))
+    load("check_keys").handler({"Records": [message(KEY_ID)]}, Context())
+    load("settle_lockout").handler(dict.fromkeys(("project_id", "key_id", "incident_id"), "x"), Context())
     return idle | published(capsys.readouterr().out)
 
 
@@ -144,7 +154,12 @@ def test_whatever_is_published_is_on_the_dashboard(template: Template, busy: dic
 def test_zeros_are_published_by_whoever_can_do_nothing(
     idle: dict[Metric, list[float]], busy: dict[Metric, list[float]]
 ) -> None:
-    assert {each.name for each in busy.keys() - idle.keys()} == {"ProbeLatency", "CanariesUnwell"}
+    assert {each.name for each in busy.keys() - idle.keys()} == {
+        "ProbeLatency",
+        "CanariesUnwell",
+        "TimeToDetection",
+        "TimeToLockout",
+    }
     counts = {metric.name: sum(values) for metric, values in idle.items() if metric.name not in NOT_COUNTS}
     assert counts.pop("SweepsDone") == 1
     assert counts.pop("KeysHealthy") == 1
@@ -160,6 +175,7 @@ def test_no_metric_has_a_key_or_a_project_as_a_dimension(busy: dict[Metric, list
         "receive_key_event",
         "check_keys",
         "relay_outbox",
+        "settle_lockout",
     }
 
 

@@ -361,6 +361,7 @@ def test_what_the_steps_answer_about_two_hundred_clusters_fits_into_the_workflow
         cluster_ids = tuple(each.cluster_id for each in AFFECTED)
         status = IncidentStatus.PARTLY_LOCKED
         failed = cluster_ids
+        locked_after = None
 
     use(**{function: Recorder(Plan())})
     event = {"project_id": PROJECT_ID, "key_id": "k", "incident_id": "i"}

@@ -1,10 +1,12 @@
 """`keyvigil fleet`: everything under watch at a glance, live if asked for; the brake; the canaries."""
 
+import contextlib
 import itertools
 import json
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import typer
@@ -128,11 +130,30 @@ def _look(run: Run) -> "tuple[JsonObject, list[JsonObject]]":
     return fleet, [each for project in affected for each in items_of(run, project, "incidents") if is_open(each)]
 
 
-def fleet(run: Run) -> ExitStatus:
+def fleet(
+    run: Run,
+    *,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page for a browser instead: every key, every open incident."),
+    ] = None,
+) -> ExitStatus:
     """Show everything under watch. Exit status 3: something is unhealthy; 4: something is not known."""
+    if html is not None:
+        return _write_page(run, html)
     with run.working("reading the fleet"):
         found, incidents = _look(run)
     run.show(found, lambda: _shown(found, incidents))
+    return health_of(found)
+
+
+def _write_page(run: Run, path: Path) -> ExitStatus:
+    from keyvigil_cli.fleet_page import page_of, write  # noqa: PLC0415 - only this needs the page
+
+    with run.working("reading the fleet"):
+        found = run.api.get("fleet")
+    write(path, page_of(run, found))
+    run.say(f"The page is written: {path.resolve().as_uri()}")
     return health_of(found)
 
 
@@ -154,7 +175,8 @@ def watch(
 
     screen = _Screen(run)
     seen = ExitStatus.UNKNOWN
-    with screen:
+    # Ctrl-C is how it ends, not a failure.
+    with contextlib.suppress(KeyboardInterrupt), screen:
         for number in itertools.count(1):
             try:
                 found, incidents = _look(run)

@@ -11,6 +11,7 @@ from keyvigil.settings import Settings
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 
+    from keyvigil.adapters.kms_calls import KmsCalls
     from keyvigil.domain.lock_settings import LockBounds
     from keyvigil.ports import (
         CheckQueue,
@@ -93,7 +94,15 @@ def prober() -> "Prober":
     """The prober; only `check_keys` has the permissions that it needs."""
     from keyvigil.adapters.kms_prober import KmsProber
 
-    return KmsProber(clock(), monitor_role_arn=settings().text("MONITOR_ROLE_ARN"))
+    return KmsProber(clock(), monitor_role_arn=settings().text("MONITOR_ROLE_ARN"), calls=kms_calls())
+
+
+@cache
+def kms_calls() -> "KmsCalls":
+    """The count of what probes ask of KMS; one for the whole sandbox."""
+    from keyvigil.adapters.kms_calls import KmsCalls
+
+    return KmsCalls()
 
 
 @cache

@@ -350,6 +350,25 @@ def test_a_creation_without_an_answer_is_asked_for_again_with_the_same_key(keyvi
     assert made.json["project_id"] == "new-one"
 
 
+UNDER_WAY = Canned(
+    409, '{"title": "Request is under way"}', "application/problem+json", headers=(("Retry-After", "5"),)
+)
+
+
+def test_a_creation_that_is_under_way_is_waited_for(keyvigil: Keyvigil) -> None:
+    keyvigil.server.instead = [Canned(None), *[UNDER_WAY] * 5]
+    assert keyvigil("project create new-one").status == 0
+    keyvigil.server.instead = [UNDER_WAY] * 7
+    refused = keyvigil("project create newer-one")
+    assert (refused.status, "Repeat the command in 5 s." in refused.messages) == (1, True)
+
+
+def test_a_creation_is_not_asked_for_for_ever_when_nobody_answers(keyvigil: Keyvigil) -> None:
+    keyvigil.server.instead = [Canned(None)] * 9
+    assert keyvigil("project create new-one").status == 1
+    assert len(keyvigil.server.seen) == 3
+
+
 def test_json_is_all_there_is_on_standard_output(keyvigil: Keyvigil) -> None:
     for asked in ("project list", "key list", "cluster list", "incident list", f"incident show {P} {INCIDENT}"):
         json.loads(keyvigil(f"{asked} --output json").output)

@@ -83,7 +83,7 @@ def test_no_connection_says_what_to_check(keyvigil: Keyvigil) -> None:
 def test_a_signed_request_goes_nowhere_unencrypted(keyvigil: Keyvigil, url: str) -> None:
     failed = keyvigil("project list --api-url", url)
     assert failed.status == 1
-    assert "address" in failed.messages
+    assert "it begins with https://" in failed.messages or "is no address" in failed.messages
 
 
 def test_an_address_that_hides_its_region_asks_for_it(keyvigil: Keyvigil, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_the_emulator_ends_with_the_context_and_leaves_only_logs(checkout_with: 
 
 def test_a_kept_emulator_runs_on_and_says_how_to_stop_it(checkout_with: MakeProgram) -> None:
     with LocalCloud(checkout_with(stand_in(HEALTHY))) as cloud:
-        words = cloud.keep()
+        words = cloud.keep().read_text()
     try:
         assert alive(cloud)
         assert f"AWS_ENDPOINT_URL={cloud.endpoint_url}" in words

@@ -62,6 +62,8 @@ _BY_CODE = {
     "RegionDisabledException": Cause.OWN_CREDENTIALS,
 }
 
+THROTTLE_CODES = frozenset(code for code, cause in _BY_CODE.items() if cause is Cause.THROTTLED)
+
 _BY_STATE = {
     "Disabled": Cause.KEY_DISABLED,
     "PendingDeletion": Cause.KEY_PENDING_DELETION,

@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from keyvigil.adapters.aws import PROBE_READ_TIMEOUT_SECONDS, acting_as, config, session
+from keyvigil.adapters.kms_calls import KmsCalls
 from keyvigil.adapters.kms_errors import classify
 from keyvigil.domain.arns import related_key_arn
 from keyvigil.domain.keys import (
@@ -138,9 +139,10 @@ class RoleCredentials:
 class KmsProber:
     """Probes keys with the real operations, each of which can be revoked by itself."""
 
-    def __init__(self, clock: Clock, *, monitor_role_arn: str) -> None:
+    def __init__(self, clock: Clock, *, monitor_role_arn: str, calls: KmsCalls | None = None) -> None:
         """Make no client yet. `monitor_role_arn` is the role that this runs as, which customers' roles trust."""
         self._clock = clock
+        self._calls = calls or KmsCalls()
         self._monitor_role_arn = monitor_role_arn
         self._clients: dict[str, KMSClient] = {}
         self._secrets_clients: dict[str, SecretsManagerClient] = {}
@@ -386,6 +388,7 @@ class KmsProber:
                     region_name=region,
                     config=config(read_timeout=PROBE_READ_TIMEOUT_SECONDS, connections=20),
                 )
+                self._calls.watch(self._clients[region])
             return self._clients[region]
 
     def _subject(self, key: Key) -> Subject:

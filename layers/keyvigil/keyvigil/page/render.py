@@ -236,12 +236,12 @@ def _decisions(seen: Overview, each: IncidentShown) -> Html:
     lines = [_command(seen, "incident", verb, each.project_id, each.incident_id, reason=True) for verb in verbs]
     if each.status == "HELD":  # it waits for somebody, who should not have to look for what to type
         return tag(
-            "div", tag("p", "Decide: lock now, go on waiting, or let the clusters be."), _commands(lines), class_="do"
+            "div", tag("p", "Decide: lock now, go on waiting, or let the clusters be."), _choices(lines), class_="do"
         )
     summary = (
         "Decide about it: lock now, wait, or let the clusters be" if each.may_be_held else "Dismiss it, which unlocks"
     )
-    return tag("details", tag("summary", summary), _commands(lines))
+    return tag("details", tag("summary", summary), _choices(lines))
 
 
 def _timeline(each: IncidentShown, bounds: Bounds) -> Html:
@@ -429,6 +429,11 @@ def _commands(lines: Iterable[str]) -> Html:
     return Html(f"<pre><code>{whole(text)}</code></pre>") if text else Html("")
 
 
+def _choices(lines: Iterable[str]) -> Html:
+    """Commands of which one is chosen: each is selected by itself, so that nobody pastes them all."""
+    return joined(_commands([line]) for line in lines)
+
+
 def _command(seen: Overview, *words: str, reason: bool = False) -> str:
     stack = [] if seen.stack == "keyvigil" else ["--stack", seen.stack]
-    return shlex.join(["keyvigil", *stack, *words]) + (" --reason '…'" if reason else "")
+    return shlex.join(["keyvigil", *words, *stack]) + (" --reason '…'" if reason else "")

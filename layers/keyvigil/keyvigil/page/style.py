@@ -29,7 +29,7 @@ margin-bottom:12px}}
 .kv code,.kv pre,.kv .mono{{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
 font-size:.88em}}
 .kv pre code{{font-size:1em}}
-.kv bdi,.kv code{{overflow-wrap:anywhere}}
+.kv{{overflow-wrap:anywhere}}
 .kv .banner{{border:1px solid var(--level);border-left:8px solid var(--level);border-radius:8px;
 background:var(--soft);padding:16px 20px}}
 .kv .banner h1{{font-size:1.65rem;line-height:1.25;color:var(--level);display:flex;gap:12px;align-items:baseline}}
@@ -45,7 +45,8 @@ background:var(--soft);padding:16px 20px}}
 .kv .incident{{padding:16px 20px;margin-bottom:14px;border-left:5px solid var(--level)}}
 .kv .head{{display:flex;flex-wrap:wrap;gap:4px 12px;align-items:center}}
 .kv .badge{{display:inline-block;flex:none;color:var(--level);background:var(--soft);border:1px solid var(--level);
-border-radius:5px;padding:0 8px;font-size:.78rem;font-weight:700;letter-spacing:.03em;white-space:nowrap}}
+border-radius:5px;padding:0 8px;font-size:.78rem;font-weight:700;letter-spacing:.03em;max-width:100%;
+overflow-wrap:anywhere}}
 .kv .facts{{display:grid;grid-template-columns:max-content 1fr;gap:3px 16px;margin:12px 0}}
 .kv .facts dt{{color:var(--quiet)}}
 .kv .facts dd{{min-width:0}}
@@ -61,12 +62,13 @@ padding:9px 16px;border-top:1px solid var(--line);align-items:baseline}}
 .kv .rows li:first-child{{border-top:0}}
 .kv .rows .why{{grid-column:2/-1}}
 .kv .rows .why pre{{margin-bottom:2px}}
-.kv .tiles{{display:grid;grid-template-columns:repeat(auto-fit,minmax(250px,1fr));gap:14px}}
+.kv .tiles{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(250px,100%),1fr));gap:14px}}
 .kv .tile{{padding:14px 18px}}
 .kv .tile h3{{display:block;color:var(--quiet);font-weight:600;font-size:.9rem;margin-bottom:6px}}
 .kv .count{{display:flex;justify-content:space-between;gap:12px;border-left:4px solid var(--level);padding-left:10px;
 margin:3px 0}}
-.kv .count b{{font-size:1.05rem}}
+.kv .count b{{font-size:1.05rem;flex:none}}
+.kv .count span{{min-width:0}}
 .kv .none{{opacity:1;color:var(--quiet);border-left-color:var(--line)}}
 .kv .bar{{display:flex;height:10px;border-radius:5px;overflow:hidden;background:var(--sunk);margin-bottom:8px;gap:2px}}
 .kv .bar span{{background:var(--level);min-width:4px}}

@@ -1,7 +1,7 @@
 """Probe a registered key and take the verdict into its status, incident and outbox, in one transaction."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol, assert_never
 
 from keyvigil.domain.actors import in_words
@@ -35,13 +35,15 @@ class CheckResult:
     """What a check found. `probed` is False if the key had been probed since the message was due.
 
     `confirmed` says that the running failing streak proves an outage now: a workflow may act on it. `doubted` says
-    that a denial was taken as UNKNOWN, because no canary vouched for KeyVigil.
+    that a denial was taken as UNKNOWN, because no canary vouched for KeyVigil. `noticed_after` is set if this opened an
+    incident: how long it was since the last probe that found the key usable, so at most this long was it not noticed.
     """
 
     key: Key
     probed: bool
     confirmed: bool
     doubted: bool = False
+    noticed_after: timedelta | None = None
 
 
 class Doubt(Protocol):
@@ -101,11 +103,15 @@ class CheckKey:
         due = trigger is Trigger.SCHEDULE and is_closer_look_due(key.facts, self._clock.now())
         found = self._prober.probe(key, closely=due or trigger in LOOKS_CLOSER)
         answer = replace(found, verdict=self._doubt(found.verdict, key.region))
-        key = until_committed(self._take, project_id, key_id, answer, trigger)
+        before, key = key, until_committed(self._take, project_id, key_id, answer, trigger)
         found_healthy = answer.verdict.outcome is Outcome.HEALTHY and key.health.status is KeyStatus.HEALTHY
         if found_healthy and key.pending_clusters > 0:
             key = self._activate_pending(key)
-        return self._result(key, probed=True, doubted=answer.verdict.cause is not found.verdict.cause)
+        result = self._result(key, probed=True, doubted=answer.verdict.cause is not found.verdict.cause)
+        opened = key.open_incident_id not in {None, before.open_incident_id}
+        if opened and before.verdict.outcome is Outcome.HEALTHY:
+            return replace(result, noticed_after=key.last_probed_at - before.last_probed_at)
+        return result
 
     def _result(self, key: Key, *, probed: bool, doubted: bool = False) -> CheckResult:
         confirmed, _ = is_confirmed(

@@ -19,10 +19,14 @@ TELL_AGAIN_AFTER = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """How a lockout or recovery ended: the incident's status, and which clusters did not do what was asked."""
+    """How a lockout or recovery ended: the incident's status, and which clusters did not do what was asked.
+
+    `locked_after` is set if this found all of them locked: how long after the incident opened.
+    """
 
     status: IncidentStatus
     failed: tuple[str, ...]
+    locked_after: timedelta | None = None
 
 
 def load(store: Store, project_id: str, key_id: str, incident_id: str) -> tuple[Incident, Key]:
@@ -133,4 +137,5 @@ class SettleLockout:
         detail = f"{len(held) - len(failed)} of {len(held)} clusters are locked"
         writes += [Put(after), self._telling.entry(incident_id, what, detail)]
         self._store.commit(writes)
-        return Settlement(status=after.status, failed=names)
+        took = now - incident.opened_at if held and not failed else None
+        return Settlement(status=after.status, failed=names, locked_after=took)
