@@ -74,7 +74,7 @@ def the_demo_is_told_to_its_end(stage: Stage) -> None:
 
 def reads_as_a_story(stage: Stage, incident_id: str) -> None:
     """What was probed and answered, who decided, and each cluster's request with the acknowledgement of its fence."""
-    entries = stage.api.items("projects", PROJECT_ID, "incidents", incident_id, "timeline")
+    entries = list(stage.api.items("projects", PROJECT_ID, "incidents", incident_id, "timeline"))
     seconds = [entry["seconds"] for entry in entries]
     assert 0 <= seconds[0] < 5
     assert seconds == sorted(seconds)
