@@ -31,6 +31,7 @@ from keyvigil.adapters.kms_prober import KmsProber
 from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue
 from keyvigil.adapters.runbook_receiver import RunbookReceiver
 from keyvigil.adapters.secret_reader import SecretReader
+from keyvigil.adapters.security_hub import SecurityHubFindings
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
 from keyvigil.domain.lock_calls import CALL_SECONDS
 from tests.examples import MONITOR_ROLE_ARN
@@ -197,6 +198,9 @@ CLIENTS: dict[str, Callable[[], Any]] = {
     "lambda of the relay": lambda: InvokedReceiverCalls("call-receiver")._lambda,
     "secrets of receivers": lambda: SecretReader()._client,
     "ssm of receivers": lambda: RunbookReceiver()._client,
+    "security hub of the relay": lambda: (
+        SecurityHubFindings(account_id="1", partition="aws", region="us-west-2", stack_name="keyvigil")._client
+    ),
     "step functions": lambda: StepFunctionsWorkflow(None, None)._client,
     "kms of the prober": lambda: KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._kms("us-west-2"),
     "secrets manager of the prober": lambda: KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._secrets(
