@@ -119,7 +119,7 @@ class RunningStack:
         for permission, grant in self._grants.items():
             statement = self._written[permission.role, grant.policy]["Statement"][grant.statement]
             actions, resources = listed(statement["Action"]), listed(statement["Resource"])
-            assert permission.action in actions, f"{permission} is not where it should be"
+            assert permission.action in actions, f"{permission} is not where it should be: {statement}"
             allowed = len(actions) * len(resources)
             assert places[permission.role, grant.policy, grant.statement] == allowed, f"{permission} is not alone there"
         for role in {role for role, name in self._written if name}:

@@ -140,7 +140,6 @@ class Scene:
         )
         self._home_key_id = self.home.register_key(key)["key_id"]
         self.ear = Ear(self.session, "ear")
-        self._narrow_operator_topic()
         self._listen()
         self._tokens = Ear(self.session, "tokens")
         self._waiting_machine = self._make_waiting_machine()
@@ -158,26 +157,6 @@ class Scene:
         schedule: Any = scheduler.get_schedule(Name=found["Name"])
         kept = ("Name", "ScheduleExpression", "FlexibleTimeWindow", "Target")
         scheduler.update_schedule(**{name: schedule[name] for name in kept}, State="DISABLED")
-
-    def _narrow_operator_topic(self) -> None:
-        """Give it the policy that AWS gives a topic which names none.
-
-        The local cloud leaves its condition out for topics of a template, so that the whole account may publish.
-        https://docs.aws.amazon.com/sns/latest/dg/sns-access-policy-use-cases.html
-        """
-        topic = self.outputs["OperatorTopicArn"]
-        statement = {
-            "Effect": "Allow",
-            "Principal": {"AWS": "*"},
-            "Action": ["SNS:Publish", "SNS:Subscribe"],
-            "Resource": topic,
-            "Condition": {"StringEquals": {"AWS:SourceOwner": OPERATOR_ACCOUNT}},
-        }
-        self.session.client("sns").set_topic_attributes(
-            TopicArn=topic,
-            AttributeName="Policy",
-            AttributeValue=json.dumps({"Version": "2008-10-17", "Statement": [statement]}),
-        )
 
     def _listen(self) -> None:
         sns, events = self.session.client("sns"), self.session.client("events")
