@@ -14,6 +14,7 @@ from keyvigil.domain.backups import Backup
 from keyvigil.domain.brake import Brake, LockoutTally
 from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, ClusterStatus, LockSettings
+from keyvigil.domain.findings import Finding
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
@@ -35,6 +36,7 @@ from keyvigil.ports import (
     ExecutionAtWork,
     ExecutionState,
     FindActorMessage,
+    Findings,
     FleetCounts,
     Heartbeat,
     Ids,
@@ -615,6 +617,28 @@ class FakeNotifier(Notifier):
     def put_lock_request(self, request: LockRequest) -> None:
         self._refuse("bus")
         self.requests.append(checked(request))
+
+
+class FakeFindings(Findings):
+    """Security Hub: the newest state of each finding. What is in `refuses` is not taken."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Finding] = {}
+        self.requests: list[list[str]] = []
+        self.refuses: dict[str, DeliveryError] = {}
+        self.broken: Exception | None = None
+
+    @override
+    def import_findings(self, findings: Sequence[Finding]) -> dict[str, DeliveryError]:
+        self.requests.append([each.finding_id for each in findings])
+        if self.broken is not None:
+            raise self.broken
+        for each in findings:
+            known = self.found.get(each.finding_id)
+            newer = known is None or (known.updated_at, known.sequence) < (each.updated_at, each.sequence)
+            if each.finding_id not in self.refuses and newer:
+                self.found[each.finding_id] = each
+        return {each.finding_id: self.refuses[each.finding_id] for each in findings if each.finding_id in self.refuses}
 
 
 class FakeWorkflow(Workflow):

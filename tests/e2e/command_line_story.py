@@ -98,6 +98,14 @@ def types_in(file: Path) -> list[str]:
     return [str(json.loads(line)["type"]) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+def page_of_the_fleet(keyvigil: CommandLine, *, ends: int) -> str:
+    """What `keyvigil fleet --html` writes."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "fleet.html"
+        keyvigil("fleet --html", str(file), ends=ends)
+        return file.read_text(encoding="utf-8")
+
+
 @story
 def an_operator_lives_through_an_outage_on_the_command_line(stage: Stage) -> None:
     keyvigil, name = CommandLine(stage.cloud), stage.name()
@@ -123,7 +131,13 @@ def an_operator_lives_through_an_outage_on_the_command_line(stage: Stage) -> Non
         told = keyvigil(f"incident show {name} {incident_id}").output
         assert "locked after " in told
         assert told.index("key.suspect") < told.index("key.unhealthy") < told.index("cluster.locked")
+        standing = keyvigil.json(f"alert list {name}")["items"]
+        assert {"key.unhealthy", "cluster.locked"} <= {each["type"] for each in standing}, standing
         assert incident_id in keyvigil("fleet", ends=3).output
+        page = page_of_the_fleet(keyvigil, ends=3)
+        assert "<!doctype html>" in page.lower()
+        assert incident_id in page
+        assert f"aws kms enable-key --region {REGION} --key-id {key.key_arn}" in page
         watched = keyvigil("fleet watch --looks 2 --interval 1 --output json", ends=3).output
         assert [json.loads(line)["open_incidents"] > 0 for line in watched.splitlines()] == [True, True]
         assert keyvigil(f"backup restore-check {name} monday {REGION}", ends=3).output

@@ -20,6 +20,7 @@ from keyvigil_cli.customer import RegistrableKey
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, OPERATOR_ACCOUNT
 from keyvigil_cli.project import Project
 from tests.e2e.stage import Stage
+from tests.event_schemas import problems
 
 # Every route that the code serves, also those that are added later: a unit test keeps this document current.
 DOCUMENT = Checkout.find(Path(__file__).parent).root / "docs" / "openapi.json"
@@ -31,6 +32,7 @@ NOBODYS = {
     "subscription_id": "01JSUBSCRIPTION",
     "backup_id": "backup",
     "silence_id": "01JSILENCE",
+    "row_id": "01JROW",
 }
 
 
@@ -157,6 +159,7 @@ def test_a_tenants_alerts_reach_its_own_queue_and_nobody_elses(stage: Stage, the
     for project in theirs:
         received = queues[project.project_id].collect()
         assert {alert["project_id"] for alert in received} == {project.project_id}
+        assert [found for alert in received if (found := problems("alert", alert))] == []
         assert {alert["key"]["arn"] for alert in received} == {keys[project.project_id].key.key_arn}
 
 

@@ -322,6 +322,14 @@ def _runbooks(template: Template) -> Iterator[Permission]:
             yield Permission(role, "iam:PassRole", "role/KeyVigilLock-* to ssm")
 
 
+def _findings(template: Template) -> Iterator[Permission]:
+    """Whoever is told that the stack wants findings imports them."""
+    if template["Parameters"]["SecurityHub"]["Default"] == "true":
+        for function in _functions(template):
+            if "KEYVIGIL_SECURITY_HUB" in function.get("Environment", {}).get("Variables", {}):
+                yield Permission(_target(function["Role"]), "securityhub:BatchImportFindings", "product/-/default")
+
+
 _RUNBOOK_NAMES = ("document/KeyVigilLock-*", "automation-definition/KeyVigilLock-*:*", "automation-execution/*")
 _CALLER = "KEYVIGIL_CALL_RECEIVER_FUNCTION_NAME"
 
@@ -481,6 +489,13 @@ NEEDS = (
         "https://docs.aws.amazon.com/systems-manager/latest/userguide/automation-setup-identity-based-policies.html",
         "runs no runbooks",
         _runbooks,
+    ),
+    Need(
+        "findings",
+        "with SecurityHub=true the relay imports findings as the account's own product, whose ARN is the resource",
+        "https://docs.aws.amazon.com/service-authorization/latest/reference/list_awssecurityhub.html",
+        "has no Security Hub",
+        _findings,
     ),
 )
 

@@ -19,6 +19,7 @@ EVERYTHING = {
     "TrustedEventAccounts": "222222222222,333333333333",
     "TrustedEventOrganization": "o-a1b2c3d4e5",
     "AllowRunbooks": "true",
+    "SecurityHub": "true",
 }
 """The parameters that ask for everything optional."""
 

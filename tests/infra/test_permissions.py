@@ -24,6 +24,7 @@ def test_nothing_optional_is_granted_to_a_stack_that_did_not_ask_for_it(
         "events",
         "iam",
         "kms",
+        "securityhub",
         "ssm",
         "xray",
     }

@@ -25,6 +25,7 @@ class RunningStack:
         self._sqs = session.client("sqs")
         self._lambda = session.client("lambda")
         self._kms = session.client("kms")
+        self._sns = session.client("sns")
         self._resources = template["Resources"]
         self._physical: dict[str, str] = {
             resource["LogicalResourceId"]: resource["PhysicalResourceId"]
@@ -50,6 +51,9 @@ class RunningStack:
             case "AWS::SQS::QueuePolicy":
                 asked = self._sqs.get_queue_attributes(QueueUrl=self._queue(holder), AttributeNames=["Policy"])
                 document = json.loads(asked["Attributes"]["Policy"])
+            case "AWS::SNS::TopicPolicy":
+                topic = self._sns.get_topic_attributes(TopicArn=self._topic(holder))
+                document = json.loads(topic["Attributes"]["Policy"])
             case "AWS::Lambda::Permission":
                 whole = json.loads(self._lambda.get_policy(FunctionName=self._function(holder))["Policy"])
                 sid = self._physical[holder]
@@ -73,6 +77,10 @@ class RunningStack:
             case "AWS::SQS::QueuePolicy":
                 said = json.dumps(document) if document["Statement"] else ""
                 self._sqs.set_queue_attributes(QueueUrl=self._queue(holder), Attributes={"Policy": said})
+            case "AWS::SNS::TopicPolicy":
+                self._sns.set_topic_attributes(
+                    TopicArn=self._topic(holder), AttributeName="Policy", AttributeValue=json.dumps(document)
+                )
             case "AWS::KMS::Key":
                 # Nobody could put it back on AWS; here the account's root may, whatever the policy says.
                 self._kms.put_key_policy(KeyId=self._physical[holder], Policy=json.dumps(document))
@@ -97,6 +105,10 @@ class RunningStack:
     def _queue(self, policy: str) -> str:
         [queue] = self._resources[policy]["Properties"]["Queues"]
         return self._physical[queue["Ref"]]
+
+    def _topic(self, policy: str) -> str:
+        [topic] = self._resources[policy]["Properties"]["Topics"]
+        return self._physical[topic["Ref"]]
 
     def _function(self, permission: str) -> str:
         return self._physical[self._resources[permission]["Properties"]["FunctionName"]["Ref"]]

@@ -70,7 +70,16 @@ from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 from tests import examples
-from tests.fakes import CountingIds, FakeClock, FakeNotifier, FakeQueue, FakeTopics, MemoryStore, Place
+from tests.fakes import (
+    CountingIds,
+    FakeClock,
+    FakeFindings,
+    FakeNotifier,
+    FakeQueue,
+    FakeTopics,
+    MemoryStore,
+    Place,
+)
 from tests.unit.simulated_receivers import CALLED, SimulatedReceivers, settings
 
 PROJECT = "acme-prod"
@@ -347,6 +356,7 @@ class Simulation(Prober, OutboxRelay):
         self.agenda = Agenda(self.clock)
         self.store = store = WatchedStore(self._someone_was_faster, self._watch)
         self.notifier = FakeNotifier()
+        self.findings = FakeFindings()
         self.queue = FakeQueue()
         self.executions = Executions(self.agenda, self._steps_of, lambda: self._happens(weather.kills))
         clock, ids = self.clock, CountingIds()
@@ -384,6 +394,7 @@ class Simulation(Prober, OutboxRelay):
             clock,
             operator_topic_arn="arn:operator",
             receiver_calls=self.receivers,
+            findings=self.findings,
         )
         self.reconcile = Reconcile(
             store,
@@ -895,6 +906,10 @@ class Simulation(Prober, OutboxRelay):
         for cluster in live:
             if cluster.status is not ClusterStatus.ACTIVE:
                 self.breaks(Promise.LOCKS_END, f"{cluster.status}")
+        for incident in self.store.all(Incident):
+            [finding] = [each for each in self.findings.found.values() if each.incident_id == incident.incident_id]
+            if not finding.over:
+                self.breaks(Promise.ALERTS_RESOLVE, f"the finding of an incident that is {incident.status}")
         last = {alert.dedup_key: alert for alert in self.store.alerts()}
         for alert in last.values():
             if alert.status is AlertStatus.FIRING:

@@ -1,16 +1,18 @@
 """docs/limits.md names every bound, and the number that the code, the template or the OpenAPI document really has."""
 
 import ast
-import importlib
 import json
+import pydoc
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
 
 from keyvigil.adapters import dynamodb_store
+from keyvigil.page.render import Bounds
 from tests.infra.source_template import ROOT, SourceTemplate
 
 PAGE = (ROOT / "docs" / "limits.md").read_text()
@@ -101,8 +103,7 @@ def actual(where: str) -> list[int]:
         case _ if kind.endswith(".py"):
             return _numbers(_constant(kind, rest))
         case _:
-            module, _, name = where.rpartition(".")
-            return _numbers(getattr(importlib.import_module(module), name))
+            return _numbers(pydoc.locate(where, forceload=False))
 
 
 def _constant(path: str, name: str) -> Any:
@@ -120,7 +121,7 @@ def test_no_row_of_the_tables_of_limits_is_overlooked() -> None:
         r"^\| limit \| number \| where \| beyond it \|\n\|---\|---\|---\|---\|\n", PAGE, flags=re.MULTILINE
     )[1:]
     written = [line for table in tables for line in table.partition("\n\n")[0].splitlines()]
-    assert len(tables) == 7
+    assert len(tables) == 8
     assert len(written) == len(ROWS) > 65
 
 
@@ -157,6 +158,13 @@ def test_every_time_after_which_something_is_deleted_is_on_the_page() -> None:
     kept = {name for name, value in vars(dynamodb_store).items() if isinstance(value, timedelta)}
     assert len(kept) == 4
     assert {f"keyvigil.adapters.dynamodb_store.{name}" for name in kept} <= {row.where for row in ROWS}
+
+
+def test_every_bound_of_the_page_and_of_the_widget_is_on_the_page() -> None:
+    bounds = {each.name for each in fields(Bounds)} - {"all_keys"}
+    places = {f"keyvigil.page.render.{shown}.{name}" for shown in ("PAGE_BOUNDS", "WIDGET_BOUNDS") for name in bounds}
+    assert len(places) == 8
+    assert places <= {row.where for row in ROWS}
 
 
 def test_every_route_that_is_throttled_is_on_the_page() -> None:

@@ -31,6 +31,7 @@ from keyvigil.adapters.kms_prober import KmsProber
 from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue
 from keyvigil.adapters.runbook_receiver import RunbookReceiver
 from keyvigil.adapters.secret_reader import SecretReader
+from keyvigil.adapters.security_hub import SecurityHubFindings
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
 from keyvigil.domain.lock_calls import CALL_SECONDS
 from tests.examples import MONITOR_ROLE_ARN
@@ -171,10 +172,12 @@ def test_the_process_has_one_session() -> None:
 
 def test_one_kms_client_of_a_region_serves_every_tenant() -> None:
     prober = KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
+    oregon: Any = prober._kms("us-west-2")
+    ireland: Any = prober._kms("eu-west-1")
 
-    assert prober._kms("us-west-2") is prober._kms("us-west-2")
-    assert prober._kms("us-west-2").meta.region_name == "us-west-2"
-    assert prober._kms("eu-west-1").meta.region_name == "eu-west-1"
+    assert oregon.meta.region_name == "us-west-2"
+    assert ireland.meta.region_name == "eu-west-1"
+    assert oregon is prober._kms("us-west-2")
 
 
 def test_one_secrets_manager_client_of_a_region_serves_every_tenant() -> None:
@@ -195,6 +198,9 @@ CLIENTS: dict[str, Callable[[], Any]] = {
     "lambda of the relay": lambda: InvokedReceiverCalls("call-receiver")._lambda,
     "secrets of receivers": lambda: SecretReader()._client,
     "ssm of receivers": lambda: RunbookReceiver()._client,
+    "security hub of the relay": lambda: (
+        SecurityHubFindings(account_id="1", partition="aws", region="us-west-2", stack_name="keyvigil")._client
+    ),
     "step functions": lambda: StepFunctionsWorkflow(None, None)._client,
     "kms of the prober": lambda: KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._kms("us-west-2"),
     "secrets manager of the prober": lambda: KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)._secrets(

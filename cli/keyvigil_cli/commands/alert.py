@@ -32,8 +32,26 @@ _COLUMNS = (
     Column("SINCE", lambda item: when(item["created_at"])),
 )
 
+_STANDING = (
+    Column("PROJECT", "project_id"),
+    Column("TYPE", "type"),
+    Column("SEVERITY", lambda item: styled(item["severity"])),
+    Column("KEY", "key_id"),
+    Column("SINCE", lambda item: when(item["since"])),
+    Column("LAST TOLD", lambda item: when(item["told_at"]) if item["told_at"] else styled("never")),
+    Column("NOT SENT", "withheld"),
+    Column("INCIDENT", "incident_id"),
+)
+
 
 @command(group, "list")
+def list_alerts(run: Run, project: AnyProject = None) -> None:
+    """List what is wrong now and what was told of it, what is silenced too; of one project or of all."""
+    found = list(items_of(run, project, "alerts"))
+    run.show({"items": found, "next_token": None}, lambda: table_of(_STANDING, found))
+
+
+@command(group, "subscriptions")
 def list_subscriptions(run: Run, project: AnyProject = None) -> None:
     """List who is told, of one project or of all."""
     found = list(items_of(run, project, "subscriptions"))

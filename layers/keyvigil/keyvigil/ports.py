@@ -13,6 +13,7 @@ from keyvigil.domain.backups import Backup
 from keyvigil.domain.brake import Brake, LockoutTally
 from keyvigil.domain.canaries import Canary
 from keyvigil.domain.clusters import Cluster, LockSettings
+from keyvigil.domain.findings import Finding
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, KeyStatus, Registration, RoleClaim, Trigger
@@ -22,6 +23,7 @@ from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
+from keyvigil.errors import DeliveryError
 
 type Entity = (
     Project
@@ -459,6 +461,13 @@ class Notifier(Protocol):
 
     def put_lock_request(self, request: LockRequest) -> None:
         """Put a lock or unlock request on the alert bus."""
+
+
+class Findings(Protocol):
+    """AWS Security Hub, in a stack that wants its findings."""
+
+    def import_findings(self, findings: Sequence[Finding]) -> Mapping[str, DeliveryError]:
+        """Make or update findings, each named once; those that were not taken, by `finding_id`, with the reason."""
 
 
 class LockReceiver(Protocol):

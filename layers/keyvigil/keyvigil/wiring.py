@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keyvigil.ports import (
         CheckQueue,
         Clock,
+        Findings,
         Heartbeat,
         Ids,
         KeyChecker,
@@ -93,7 +94,12 @@ def prober() -> "Prober":
     """The prober; only `check_keys` has the permissions that it needs."""
     from keyvigil.adapters.kms_prober import KmsProber
 
-    return KmsProber(clock(), monitor_role_arn=settings().text("MONITOR_ROLE_ARN"), calls=kms_calls())
+    return KmsProber(
+        clock(),
+        monitor_role_arn=settings().text("MONITOR_ROLE_ARN"),
+        calls=kms_calls(),
+        lean=settings().optional("KMS_TRANSPORT") == "lean",
+    )
 
 
 @cache
@@ -316,10 +322,29 @@ def relay_outbox() -> "RelayOutbox":
     from keyvigil.adapters.messaging import AwsNotifier
     from keyvigil.use_cases.relay_outbox import RelayOutbox
 
-    notifier = AwsNotifier(settings().text("ALERT_BUS_NAME"))
+    notifier = AwsNotifier(settings().text("ALERT_BUS_NAME"), settings().optional("DOCUMENTATION_URL"))
     operator_topic = settings().text("OPERATOR_TOPIC_ARN")
     return RelayOutbox(
-        store(), notifier, workflow(), clock(), operator_topic_arn=operator_topic, receiver_calls=_receiver_calls()
+        store(),
+        notifier,
+        workflow(),
+        clock(),
+        operator_topic_arn=operator_topic,
+        receiver_calls=_receiver_calls(),
+        findings=_findings(),
+    )
+
+
+@cache
+def _findings() -> "Findings | None":
+    """AWS Security Hub, if the operator wants its findings."""
+    if settings().optional("SECURITY_HUB") != "true":
+        return None
+    from keyvigil.adapters.security_hub import SecurityHubFindings
+
+    _, partition, _, region, account_id, _ = settings().text("OPERATOR_TOPIC_ARN").split(":", 5)
+    return SecurityHubFindings(
+        account_id=account_id, partition=partition, region=region, stack_name=settings().text("STACK_NAME")
     )
 
 
@@ -441,6 +466,7 @@ def _topics() -> "Topics":
         settings().optional("KMS_KEY_ARN"),
         settings().text("ALERT_DEAD_LETTERS_ARN"),
         _publishers(),
+        settings().optional("DOCUMENTATION_URL"),
     )
 
 

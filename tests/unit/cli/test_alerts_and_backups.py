@@ -1,7 +1,8 @@
-"""Backups, subscriptions and silences from the command line; and alerts as they come."""
+"""Backups, subscriptions and silences from the command line; alerts that stand, and alerts as they come."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,25 +10,18 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from keyvigil.domain.alerts import Severity
+from keyvigil.domain.alerts import AlertType, Severity
 from keyvigil.domain.projects import Protocol
+from keyvigil.domain.quiet import Ledger, Problem
 from keyvigil.domain.verdicts import Cause
 from keyvigil.ports import RestoreAnswer
 from keyvigil_cli.commands import alert as alert_commands
-from tests.examples import KEY_ID, verdict
+from tests.examples import KEY_ID, full_problem, verdict
 from tests.unit.cli.conftest import Keyvigil
 from tests.unit.cli.registry_server import Canned
 
 P = "acme-prod"
 QUEUE = "arn:aws:sqs:us-west-2:222222222222:ours"
-SILENCE = {
-    "silence_id": "01JSILENCE",
-    "project_id": P,
-    "types": ["key.rotation_disabled"],
-    "key_id": None,
-    "until": "2026-12-01T00:00:00.000Z",
-    "reason": "known",
-}
 
 
 def test_choices_are_the_api_s() -> None:
@@ -69,9 +63,9 @@ def test_an_endpoint_is_subscribed_tried_and_told_no_more(keyvigil: Keyvigil) ->
     subscription = made.json["subscription_id"]
     assert f"keyvigil alert test {P} {subscription}" in made.messages
     assert keyvigil(f"alert test {P} {subscription} -o json").json["alert_id"]
-    assert subscription in keyvigil("alert list").output
+    assert subscription in keyvigil("alert subscriptions").output
     assert keyvigil(f"alert unsubscribe {P} {subscription}").status == 0
-    assert subscription not in keyvigil(f"alert list {P}").output
+    assert subscription not in keyvigil(f"alert subscriptions {P}").output
 
 
 def test_who_must_confirm_is_told_so(keyvigil: Keyvigil) -> None:
@@ -80,28 +74,90 @@ def test_who_must_confirm_is_told_so(keyvigil: Keyvigil) -> None:
     assert "must confirm within 48 hours" in made.messages
 
 
-# --- silences, to the contract
+# --- silences, and what stands
 
 
-def test_a_silence_is_made_as_the_contract_has_it(keyvigil: Keyvigil) -> None:
-    keyvigil.server.instead = [Canned(201, json.dumps(SILENCE))]
-    made = keyvigil(f"silence create {P} --type key.rotation_disabled --until 2026-12-01T01:00:00+01:00 --reason known")
-    assert (made.status, "01JSILENCE" in made.output) == (0, True)
-    asked = keyvigil.server.seen[-1]
-    assert (asked.method, asked.path) == ("POST", f"/projects/{P}/silences")
-    assert asked.body == {
-        "types": ["key.rotation_disabled"],
-        "until": "2026-12-01T00:00:00.000Z",
-        "reason": "known",
-    }
+def test_a_silence_is_made_listed_and_ended(keyvigil: Keyvigil) -> None:
+    made = keyvigil(
+        f"silence create {P} --type key.rotation_disabled --until 2026-12-01T01:00:00+01:00 --reason known -o json"
+    )
+    assert made.status == 0, made.messages
+    assert made.json["types"] == ["key.rotation_disabled"]
+    assert (made.json["until"], made.json["key_id"]) == ("2026-12-01T00:00:00.000Z", None)
+    assert made.json["reason"] == "known"
+    silence = made.json["silence_id"]
+    assert silence in keyvigil(f"silence list {P}").output
+    assert silence in [each["silence_id"] for each in keyvigil("silence list -o json").json["items"]]
+    assert keyvigil(f"silence delete {P} {silence}").status == 0
+    assert silence not in keyvigil("silence list").output
+    again = keyvigil(f"silence delete {P} {silence}")
+    assert (again.status, "404" in again.messages) == (1, True)
 
 
 def test_a_silence_can_be_given_its_length(keyvigil: Keyvigil) -> None:
-    keyvigil.server.instead = [Canned(201, json.dumps(SILENCE))]
-    keyvigil(f"silence create {P} --type key.stale --key-id {KEY_ID} --for 4h --reason known")
-    asked = keyvigil.server.seen[-1].body
-    assert asked["key_id"] == KEY_ID
-    assert timedelta(hours=3.9) < datetime.fromisoformat(asked["until"]) - datetime.now(UTC) <= timedelta(hours=4)
+    now = keyvigil.api.clock.time = datetime.now(UTC)
+    made = keyvigil(
+        f"silence create {P} --type key.rotation_disabled --key-id {KEY_ID} --for 4h --reason known -o json"
+    )
+    assert made.status == 0, made.messages
+    assert made.json["key_id"] == KEY_ID
+    lasts = datetime.fromisoformat(made.json["until"]) - now
+    assert timedelta(hours=3.99) < lasts < timedelta(hours=4.1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("--type key.nonsense --until 2026-12-01T00:00:00Z", "key.nonsense is no type of alert"),
+        ("--type key.stale --until 2026-12-01T00:00:00Z", "a project's silence does not mute it"),
+        ("--type key.* --until 2026-11-01T00:00:00Z", "`until` is past"),
+        (
+            "--type key.* --until 2026-12-01T00:00:00Z --key-id us-west-2.99999999-9999-4999-8999-999999999999",
+            "Register the key",
+        ),
+    ],
+    ids=["a type that there is not", "the operator's", "an end that is past", "a key that is not registered"],
+)
+def test_a_silence_that_makes_no_sense_is_refused_with_what_to_do(keyvigil: Keyvigil, wrong: str, said: str) -> None:
+    refused = keyvigil(f"silence create {P} --reason known {wrong}")
+    assert refused.status == 1
+    assert said in " ".join(refused.messages.split())
+
+
+def problem(**changes: Any) -> Problem:
+    return replace(full_problem(), over_at=None, **changes)
+
+
+def test_what_stands_is_listed_silenced_or_not_and_what_is_over_is_not(keyvigil: Keyvigil) -> None:
+    told = problem(dedup_key="told", unsaid=None)
+    silenced = problem(
+        dedup_key="silenced", type=AlertType.KEY_ROTATION_DISABLED, severity=Severity.WARNING, incident_id=None,
+        told_at=None,
+    )  # fmt: skip
+    over = replace(full_problem(), dedup_key="over")
+    problems = {each.dedup_key: each for each in (told, silenced, over)}
+    keyvigil.api.store.put(Ledger(project_id=P, key_id=KEY_ID, problems=problems))
+
+    listed = keyvigil(f"alert list {P}")
+    assert listed.status == 0, listed.messages
+    heading, *lines = listed.output.splitlines()
+    assert heading.split("  ")[0] == "PROJECT"
+    first, second = sorted(lines, key=lambda line: "rotation" in line)
+    assert "key.unhealthy" in first
+    assert "it is silenced" not in first
+    assert "never" in second
+    assert "it is silenced" in second
+    found = keyvigil("alert list -o json").json["items"]
+    assert [(each["project_id"], each["dedup_key"], each["withheld"]) for each in found] == [
+        (P, "silenced", "it is silenced"),
+        (P, "told", None),
+    ]
+
+
+def test_where_nothing_is_wrong_no_alert_is_listed(keyvigil: Keyvigil) -> None:
+    keyvigil.api.store.put(Ledger(project_id=P, key_id=KEY_ID, problems={}))
+    assert keyvigil("alert list -o json").json == {"items": [], "next_token": None}
+    assert keyvigil("alert list nothing-here").status == 1
 
 
 @pytest.mark.parametrize(
@@ -110,16 +166,8 @@ def test_a_silence_can_be_given_its_length(keyvigil: Keyvigil) -> None:
      "--until 2026-12-01T00:00:00"],
 )  # fmt: skip
 def test_a_silence_that_ends_nobody_knows_when_is_a_mistake_in_usage(keyvigil: Keyvigil, end: str) -> None:
-    assert keyvigil(f"silence create {P} --type key.stale --reason known {end}").status == 2
+    assert keyvigil(f"silence create {P} --type key.rotation_disabled --reason known {end}").status == 2
     assert keyvigil.server.seen == []
-
-
-def test_silences_are_listed_and_ended(keyvigil: Keyvigil) -> None:
-    keyvigil.server.instead = [Canned(200, json.dumps({"items": [SILENCE], "next_token": None}))]
-    assert "key.rotation_disabled" in keyvigil(f"silence list {P}").output
-    keyvigil.server.instead = [Canned(204)]
-    assert keyvigil(f"silence delete {P} 01JSILENCE").status == 0
-    assert keyvigil.server.asked()[-1] == ("DELETE", f"/projects/{P}/silences/01JSILENCE")
 
 
 # --- alerts as they come

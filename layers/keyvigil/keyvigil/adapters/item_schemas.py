@@ -120,7 +120,7 @@ def _without_chat(project: Body) -> Body:
 def _not_judged(row: Body) -> Body:
     """OUTBOX 2 to 3: nobody decided whether it is sent, so that is decided now if it is not.
 
-    Among what is `delivered` there can be `chat` now, which older code does not know.
+    Among what is `delivered` there can be `chat` and `finding` now, which older code does not know.
     """
     return {"judged": None, "withheld": False, **row}
 

@@ -285,6 +285,11 @@ def runbook(kind: AlertType) -> str:
     return f"docs/alerts.md#{kind.replace('.', '')}"
 
 
+def published_at(page: str | None, runbook: str) -> str:
+    """A runbook's address where the operator publishes docs/alerts.md; without a page, its place in the repository."""
+    return f"{page}#{runbook.partition('#')[2]}" if page else runbook
+
+
 def is_of(row: "OutboxRow", project: Project) -> bool:
     """Whether a row was written for this project, and not for an earlier one that had the same id.
 
@@ -302,6 +307,7 @@ class Target(StrEnum):
     BUS = "bus"
     WORKFLOW = "workflow"
     RECEIVER = "receiver"
+    FINDING = "finding"
 
 
 _DETAIL_TYPES = {
@@ -383,8 +389,16 @@ class OutboxRow:
     version: int = 0
 
     @property
+    def makes_finding(self) -> bool:
+        """Whether it tells of an incident, for which AWS Security Hub has a finding where the stack wants any."""
+        return self.alert is not None and self.alert.incident_id is not None
+
+    @property
     def missing(self) -> tuple[Target, ...]:
-        """The targets that have not got it yet. What was sent when there were fewer targets is sent."""
+        """The targets that have not got it yet, less the finding, which not every stack makes.
+
+        What was sent when there were fewer targets is sent.
+        """
         if self.withheld or self.sent_at is not None:
             return ()
         if self.alert is not None:

@@ -1,14 +1,15 @@
 """Deliver outbox rows: to the project's or operator's topic, the bus, the workflows and receivers, each by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from keyvigil.domain.alerts import LockRequest, OutboxRow, Target, is_of
+from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, Target, is_of
 from keyvigil.domain.clusters import UNDER_WAY
+from keyvigil.domain.findings import Finding, finding_of, newest
 from keyvigil.domain.outbox_faults import decide_aside
 from keyvigil.errors import ConflictError, DamagedItemError, DeliveryError, in_short
-from keyvigil.ports import Clock, Notifier, Put, ReceiverCalls, Store, Workflow
+from keyvigil.ports import Clock, Findings, Notifier, Put, ReceiverCalls, Store, Workflow
 from keyvigil.use_cases.quiet import JudgeAlert
 
 
@@ -53,8 +54,10 @@ class RelayOutbox:
         *,
         operator_topic_arn: str,
         receiver_calls: ReceiverCalls,
+        findings: Findings | None = None,
     ) -> None:
-        """Keep the ports, and the topic for what concerns KeyVigil itself."""
+        """Keep the ports, and the topic for what concerns KeyVigil itself. Without `findings` nobody makes any."""
+        self._findings = findings
         self._judge = JudgeAlert(store, clock)
         self._store = store
         self._receiver_calls = receiver_calls
@@ -71,8 +74,9 @@ class RelayOutbox:
         """
         found = _Round()
         rows = self._read(row_ids, found)
+        not_imported = self._import(rows)
         for row in sorted(rows, key=lambda each: each.alert is not None):
-            self._send(row, found)
+            self._send(row, found, not_imported)
         return RelayResult(
             sent=found.sent, failures=tuple(found.failures), set_aside=tuple(found.set_aside), withheld=found.withheld
         )
@@ -94,7 +98,44 @@ class RelayOutbox:
                 rows.append(row)
         return rows
 
-    def _send(self, read: OutboxRow, found: _Round) -> None:
+    def _missing(self, row: OutboxRow) -> tuple[Target, ...]:
+        """The targets that have not got a row yet, in a stack like this one."""
+        can_have = row.makes_finding and row.sent_at is None and Target.FINDING not in row.delivered
+        wanted = self._findings is not None and can_have
+        return (*row.missing, Target.FINDING) if wanted else row.missing
+
+    def _import(self, rows: Sequence[OutboxRow]) -> dict[str, Exception]:
+        """Import the findings of all rows in as few requests as may be; the rows whose finding was not taken, and why.
+
+        Several alerts of one incident are one finding, in its newest state.
+        """
+        made: dict[str, Finding] = {}
+        faults: dict[str, Exception] = {}
+        for row in rows:
+            if Target.FINDING not in self._missing(row) or row.alert is None:
+                continue
+            try:
+                finding = self._finding_of(row.alert)
+            except Exception as error:  # noqa: BLE001  whatever it is, the other findings must be imported
+                faults[row.row_id] = error
+                continue
+            if finding is not None:
+                made[row.row_id] = finding
+        if self._findings is None or not made:
+            return faults
+        try:
+            failed: Mapping[str, Exception] = self._findings.import_findings(newest(list(made.values())))
+        except Exception as error:  # noqa: BLE001  whatever it is, topics and the bus must get what is theirs
+            failed = {finding.finding_id: error for finding in made.values()}
+        return faults | {row: failed[each.finding_id] for row, each in made.items() if each.finding_id in failed}
+
+    def _finding_of(self, alert: Alert) -> Finding | None:
+        if alert.project_id is None or alert.incident_id is None:
+            return None
+        incident = self._store.incident(alert.project_id, alert.incident_id)
+        return finding_of(alert, incident) if incident is not None else None
+
+    def _send(self, read: OutboxRow, found: _Round, not_imported: Mapping[str, Exception]) -> None:
         try:
             row = self._judge(read)
         except Exception as error:  # noqa: BLE001  it stays unsent, and the next sweep has it judged again
@@ -103,21 +144,7 @@ class RelayOutbox:
         if row is None:
             return
         found.withheld += row.withheld and not read.withheld
-        delivered: list[Target] = []
-        faults: dict[Target, Exception] = {}
-        for target in row.missing:
-            if target in found.unreachable:
-                faults[target] = DeliveryError("it did not answer a moment ago")
-                continue
-            try:
-                self._deliver(row, target)
-                delivered.append(target)
-            except DeliveryError as error:
-                faults[target] = error
-                if error.unreachable:
-                    found.unreachable.add(target)
-            except Exception as error:  # noqa: BLE001  a row that makes our own code stumble must not stop the others
-                faults[target] = error
+        delivered, faults = self._deliver_all(row, found, not_imported)
         found.failures += [(row.row_id, target, _why(error)) for target, error in faults.items()]
         try:
             found.sent += self._mark(row, delivered)
@@ -133,6 +160,30 @@ class RelayOutbox:
             words = "; ".join(f"{target}: {_why(each)}" for target, each in faults.items())
             self._set_aside(row.row_id, f"{reason}: {words}", found)
 
+    def _deliver_all(
+        self, row: OutboxRow, found: _Round, not_imported: Mapping[str, Exception]
+    ) -> tuple[list[Target], dict[Target, Exception]]:
+        """Give a row to every target that lacks it: those that took it, and those that did not, with the reason."""
+        delivered: list[Target] = []
+        faults: dict[Target, Exception] = {}
+        for target in self._missing(row):
+            if target is Target.FINDING and row.row_id in not_imported:
+                faults[target] = not_imported[row.row_id]
+                continue
+            if target in found.unreachable:
+                faults[target] = DeliveryError("it did not answer a moment ago")
+                continue
+            try:
+                self._deliver(row, target)
+                delivered.append(target)
+            except DeliveryError as error:
+                faults[target] = error
+                if error.unreachable:
+                    found.unreachable.add(target)
+            except Exception as error:  # noqa: BLE001  a row that makes our own code stumble must not stop the others
+                faults[target] = error
+        return delivered, faults
+
     def _set_aside(self, row_id: str, reason: str, found: _Round) -> bool:
         try:
             moved = self._store.set_aside(row_id, reason, self._clock.now())
@@ -147,7 +198,7 @@ class RelayOutbox:
         if not delivered:
             return False
         marked = replace(row, delivered=(*row.delivered, *delivered))
-        if not marked.missing:
+        if not self._missing(marked):
             marked = replace(marked, sent_at=self._clock.now())
         try:
             self._store.commit([Put(marked)])
@@ -170,6 +221,8 @@ class RelayOutbox:
                     self._workflow.start(row.workflow_start)
             case Target.RECEIVER:
                 self._have_called(row)
+            case Target.FINDING:
+                pass  # it was imported with those of the other rows
             case _:
                 assert_never(target)
 
