@@ -116,10 +116,14 @@ class Raw:
         yield self._body
 
 
+def response(status: int, body: bytes, **headers: str) -> AWSResponse:
+    kept: Any = {name.replace("_", "-"): value for name, value in headers.items()}
+    return AWSResponse("https://aws", status, kept, Raw(body))
+
+
 def refusal(code: str, status: int = 400) -> AWSResponse:
     body = json.dumps({"__type": code, "message": f"{code} it was"}).encode()
-    headers = {"x-amzn-errortype": code, "content-type": "application/x-amz-json-1.1"}
-    return AWSResponse("https://aws", status, headers, Raw(body))
+    return response(status, body, x_amzn_errortype=code, content_type="application/x-amz-json-1.1")
 
 
 _LOADER = botocore.loaders.create_loader()
@@ -152,7 +156,8 @@ class Wire:
                 raise given
             return given
 
-        self.session.events.register_first(f"before-send.{call}", handle)
+        events: Any = self.session.events  # whose stubs know no handler that answers
+        events.register_first(f"before-send.{call}", handle)
 
     def read(self, *regions: str) -> Inventory:
         return discover([Account(ACCOUNT, self.session)], regions or [REGION], taken_at=NOW)
@@ -319,9 +324,8 @@ def test_a_key_in_a_region_that_was_not_asked_for_is_looked_up_there(wire: Wire)
 def test_values_of_environment_variables_go_nowhere(wire: Wire) -> None:
     answer = {"Functions": [{"FunctionName": "f", "FunctionArn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:f",
                              "Version": "$LATEST", "Environment": {"Variables": {"PASSWORD": "hunter2"}}}]}  # fmt: skip
-    headers = {"content-type": "application/json"}
     body = json.dumps(answer).encode()
-    wire.answers("lambda.ListFunctions", lambda: AWSResponse("https://aws", 200, headers, Raw(body)))
+    wire.answers("lambda.ListFunctions", lambda: response(200, body, content_type="application/json"))
     found = wire.read()
     assert [each.code for each in found.findings] == ["lambda-environment-without-key"]
     assert "hunter2" not in repr(found)
@@ -337,7 +341,7 @@ def test_accounts_are_entered_through_their_roles_and_a_closed_one_is_told(wire:
         b"<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message></Error>"
         b"</ErrorResponse>"
     )
-    wire.answers("sts.AssumeRole", lambda: AWSResponse("https://aws", 403, {}, Raw(denied)) if next(answers) else None)
+    wire.answers("sts.AssumeRole", lambda: response(403, denied) if next(answers) else None)
     accounts, unread = accounts_of(wire.session, roles, "shared-secret", [REGION])
     assert [each.account_id for each in accounts] == ["222222222222"]
     assert [(each.place.account_id, each.code) for each in unread] == [("333333333333", "AccessDenied")]
