@@ -223,6 +223,9 @@ requirements: .tools/uv/.installed ## requirements/*.txt from *.in; UPGRADE=1 ta
 	$(UV_COMPILE) checkov.in -o checkov.txt
 	$(UV_COMPILE) awscli.in -o awscli.txt
 	$(UV_COMPILE) page.in -o page.txt
+	$(UV_COMPILE) bench.in -o bench.txt
+	$(UV_COMPILE) bench-custodian.in -o bench-custodian.txt
+	$(UV_COMPILE) bench-prowler.in -o bench-prowler.txt
 	$(UV_COMPILE) uv.in -o uv.txt
 
 .PHONY: clean
