@@ -153,6 +153,10 @@ bench: .tools/bench/.installed ## how fast keys are checked, against what others
 bench-peers: .tools/bench/.installed .tools/bench-custodian/.installed .tools/bench-prowler/.installed ## the same against Cloud Custodian and Prowler, as whole processes over 200 keys
 	@.tools/bench/bin/python -m benchmarks.peers
 
+.PHONY: simulate
+simulate: .venv/.installed ## an hour at 1,000 to 1,000,000 keys in simulated time; benchmarks/simulation/results.md (half an hour)
+	@.venv/bin/python -m benchmarks.simulation.run
+
 ##### Gates
 
 # All gates run, so that one look shows everything; the whole fails if one of them did.

@@ -1,5 +1,6 @@
 """`keyvigil import`: what people run already comes under watch, from the files that describe it."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,6 +43,9 @@ KeyRegion = Annotated[str, typer.Option("--key-region", help="Likewise, their Re
 LockVia = Annotated[
     Literal["none", "event"],
     typer.Option("--lock-via", help="How the clusters are locked; `cluster update` knows more."),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Value of a variable; can be repeated.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Register nothing; say what would be, and what is refused.")]
 
@@ -153,3 +157,59 @@ def terraform(
     checked(project, account, dry_run=dry_run)
     found = read_terraform(content_of(file), account_id=account, region=key_region)
     return register(run, found, project, roles, dry_run=dry_run, lock_via=lock_via)
+
+
+def variables_of(given: list[str] | None, *, environment: bool) -> dict[str, str]:
+    """Return what was given as NAME=VALUE, and on request the environment below it."""
+    variables = dict(os.environ) if environment else {}
+    for each in given or ():
+        name, equals, value = each.partition("=")
+        if not name or not equals:
+            message = f"--set {each.partition('=')[0]} is not NAME=VALUE"
+            raise typer.BadParameter(message)
+        variables[name] = value
+    return variables
+
+
+@command(group)
+def kes(
+    run: Run,
+    file: File,
+    *,
+    project: ProjectOption = None,
+    roles: Roles = None,
+    probe_secret_arn: Annotated[
+        str | None,
+        typer.Option("--probe-secret-arn", help="ARN of a secret made for the probe; MinIO's own are never read."),
+    ] = None,
+    given: SetOption = None,
+    environment: Annotated[
+        bool, typer.Option("--environment", help="Variables have the values that they have here.")
+    ] = False,
+    cluster_id: Annotated[
+        str | None, typer.Option("--cluster-id", help="The MinIO deployment's id; made from its key otherwise.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Its name, for people.")] = None,
+    account: Account = "",
+    lock_via: LockVia = "none",
+    dry_run: DryRun = False,
+) -> ExitStatus:
+    """Import a KES server's configuration: the KMS key behind MinIO. Exit status 1: it is not under watch."""
+    from keyvigil.domain.arns import role_account  # noqa: PLC0415 - only where it is used
+    from keyvigil_cli.imports.found import is_cluster_id  # noqa: PLC0415 - likewise
+    from keyvigil_cli.imports.kes import read_kes  # noqa: PLC0415 - likewise: loads YAML
+
+    checked(project, account, dry_run=dry_run)
+    if cluster_id is not None and not is_cluster_id(cluster_id):
+        message = "--cluster-id has 1 to 63 letters, digits, - and _, and begins with a letter or digit"
+        raise typer.BadParameter(message)
+    accounts = {role_account(each) or "" for each in roles or ()}
+    found = read_kes(
+        content_of(file),
+        "standard input" if file == "-" else Path(file).name,
+        variables=variables_of(given, environment=environment),
+        account_id=account or (accounts.pop() if len(accounts) == 1 else ""),
+        cluster_id=cluster_id,
+        name=name,
+    )
+    return register(run, found, project, roles, dry_run=dry_run, lock_via=lock_via, probe_secret_arn=probe_secret_arn)

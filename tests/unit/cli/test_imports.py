@@ -247,3 +247,57 @@ def test_a_file_that_is_not_there_or_too_large_is_told(
 
 def test_an_account_has_twelve_digits(keyvigil: Keyvigil, file: Path) -> None:
     assert terraform(keyvigil, file, TWO, "--account", "123").status == 2
+
+
+# --- KES
+
+SECRET_ARN = f"arn:aws:secretsmanager:us-west-2:222222222222:secret:keyvigil/{P}/probe-AbC123"
+KES = """\
+keys: [{name: minio-sse}]
+keystore:
+  aws:
+    secretsmanager:
+      region: us-west-2
+      kmskey: ${KMS_KEY}
+      credentials: {accesskey: AKIAIOSFODNN7EXAMPLE, secretkey: hunter2}
+"""
+
+
+def kes(keyvigil: Keyvigil, file: Path, *more: str) -> Printed:
+    file.write_text(KES, encoding="utf-8")
+    return keyvigil("import kes", str(file), "--project", P, "--role", HEALTHY_ROLE, *more)
+
+
+def test_a_minio_comes_under_watch_and_the_second_time_nothing_is_made(keyvigil: Keyvigil, file: Path) -> None:
+    named = ("--set", f"KMS_KEY={key_arn()}", "--probe-secret-arn", SECRET_ARN, "--output", "json")
+    first = kes(keyvigil, file, *named)
+    assert first.status == 0, first.output + first.messages
+    assert [each[:2] for each in outcomes(first)] == [("key", "registered"), ("minio-kes", "registered")]
+    assert keyvigil.api.checker.seen[-1].probe_secret_arn == SECRET_ARN
+    before = len(posted(keyvigil))
+    assert {outcome for _, outcome, _ in outcomes(kes(keyvigil, file, *named))} == {"there already"}
+    assert len(posted(keyvigil)) == before
+    assert "hunter2" not in first.output + first.messages + repr(keyvigil.server.seen)
+
+
+def test_a_minio_without_the_probe_s_secret_is_told_how_to_make_it(keyvigil: Keyvigil, file: Path) -> None:
+    told = kes(keyvigil, file, "--set", f"KMS_KEY={key_arn()}")
+    assert told.status == 1
+    assert f"--name keyvigil/{P}/probe --kms-key-id {key_arn()}" in told.output
+    assert not [each for each in posted(keyvigil) if each.endswith("/keys")]
+
+
+def test_a_variable_comes_from_the_environment_only_when_that_is_asked_for(
+    keyvigil: Keyvigil, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KMS_KEY", "1234abcd-12ab-34cd-56ef-000000000001")
+    told = kes(keyvigil, file, "--probe-secret-arn", SECRET_ARN)
+    assert (told.status, "--set KMS_KEY=VALUE" in told.output) == (1, True)
+    taken = kes(keyvigil, file, "--probe-secret-arn", SECRET_ARN, "--environment", "--output", "json")
+    assert taken.status == 0, taken.output
+    assert taken.json["items"][0]["key"] == key_arn()  # in the account of the role
+
+
+@pytest.mark.parametrize("wrong", [("--set", "KMS_KEY"), ("--set", "=x"), ("--cluster-id", "../x")])
+def test_what_cannot_be_meant_is_a_mistake_in_usage(keyvigil: Keyvigil, file: Path, wrong: tuple[str, str]) -> None:
+    assert kes(keyvigil, file, *wrong).status == 2
