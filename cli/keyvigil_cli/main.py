@@ -6,6 +6,7 @@ from keyvigil_cli.command_line import ApiUrl, Output, Profile, Region, Stack, as
 from keyvigil_cli.commands import alert, backup, cluster, fleet, imports, incident, key, local, policy, project, silence
 from keyvigil_cli.commands.api import api
 from keyvigil_cli.commands.demo import demo
+from keyvigil_cli.commands.discover import discover
 from keyvigil_cli.commands.restore import restore
 from keyvigil_cli.commands.uninstall import uninstall
 from keyvigil_cli.settings import Settings
@@ -43,5 +44,6 @@ app.add_typer(local.group, name="local")
 app.add_typer(imports.group, name="import")
 app.command()(as_command(api))
 app.command()(as_command(demo))
+app.command()(as_command(discover))
 app.command()(as_command(restore))
 app.command()(as_command(uninstall))

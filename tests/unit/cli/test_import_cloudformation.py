@@ -101,6 +101,11 @@ def test_what_cannot_be_resolved_is_told(key: Any) -> None:
     assert left(read_resources(template(key), STACK)) == [("app.Trail", Why.REFUSED)]
 
 
+def test_a_dynamic_reference_is_told_by_what_it_is() -> None:
+    [told] = read_resources(template("{{resolve:secretsmanager:keys:SecretString:main}}"), STACK).left_out
+    assert "a dynamic reference" in told.reason
+
+
 def test_no_value_is_no_key() -> None:
     found = read_resources(template({"Ref": "AWS::NoValue"}), STACK)
     assert (found.dependents, found.left_out, found.without_key) == ([], [], ["app.Trail"])
