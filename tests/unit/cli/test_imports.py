@@ -346,3 +346,27 @@ def test_a_stack_is_read_where_it_is_and_registered_where_keyvigil_is(
     cloudformation(keyvigil, arn)
     assert asked[-1] == ("us-west-2", arn)
     assert cloudformation(keyvigil, "app", "--set", "A=b").status == 2
+
+
+# --- docs/import.md
+
+GUIDE = (Path(__file__).parents[3] / "docs" / "import.md").read_text(encoding="utf-8").replace("\\\n  ", " ")
+COMMANDS = [line for line in GUIDE.splitlines() if line.startswith("keyvigil import ") and " - " not in line]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_guide_s_commands_are_commands(
+    keyvigil: Keyvigil, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cdk.out").mkdir()
+    Path("state.json").write_text(text(TWO), encoding="utf-8")
+    Path("server-config.yaml").write_text(KES.replace("${KMS_KEY}", key_arn()), encoding="utf-8")
+    Path("cdk.out/App.template.json").write_text(text({"Resources": {}}), encoding="utf-8")
+    monkeypatch.setattr("keyvigil_cli.deployed_stack.read_stack", lambda *_: Found())
+    told = keyvigil(line.removeprefix("keyvigil "))
+    assert told.status == 0, told.messages
+
+
+def test_the_guide_shows_all_three() -> None:
+    assert {line.split()[2] for line in COMMANDS} == {"terraform", "kes", "cloudformation"}
