@@ -5,8 +5,7 @@ from typing import Any
 
 from keyvigil_cli.alert_queue import AlertQueue
 from keyvigil_cli.customer import CustomerAccount
-from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, OPERATOR_ACCOUNT, LocalCloud, StackOutputs
-from keyvigil_cli.policies.key_policy import stack_key_policy
+from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, LocalCloud, StackOutputs
 from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
 from tests.e2e.stage import Stage
@@ -83,11 +82,7 @@ def a_subscription_from_before_the_dead_letters(cloud: LocalCloud, outputs: Stac
 @story_on_its_own_cloud
 def a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(stage: Stage) -> None:
     own_cloud = stage.spare
-    kms = own_cloud.session().client("kms")
-    key = kms.create_key()["KeyMetadata"]["Arn"]
-    # What `keyvigil policy stack-key` prints: docs/own-key.md.
-    policy = stack_key_policy(key, account_id=OPERATOR_ACCOUNT, region="us-west-2")
-    kms.put_key_policy(KeyId=key, Policy=json.dumps(policy))
+    key = own_cloud.session().client("kms").create_key()["KeyMetadata"]["Arn"]
     now = Encryption(own_cloud)
 
     outputs = own_cloud.deploy()
