@@ -77,6 +77,8 @@ def _alert() -> tuple[Schema, dict[str, Schema]]:
     content = _of_class(Alert, parts)
     # A test is an alert about nothing: of a type that no other has, and without a cause.
     properties = content["properties"]
+    properties["clusters_total"] = {"type": "integer"}
+    content["required"] = [*content["required"], "clusters_total"]
     parts["AlertType"] = {**parts["AlertType"], "enum": [*parts["AlertType"]["enum"], TEST_TYPE]}
     properties["cause"] = {"anyOf": [properties["cause"], {"type": "null"}]}
     content["if"] = {"properties": {"cause": {"type": "null"}}}

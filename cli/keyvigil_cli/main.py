@@ -3,7 +3,7 @@
 import typer
 
 from keyvigil_cli.command_line import ApiUrl, Output, Profile, Region, Stack, as_command
-from keyvigil_cli.commands import alert, backup, cluster, fleet, incident, key, local, project, silence
+from keyvigil_cli.commands import alert, backup, cluster, fleet, imports, incident, key, local, policy, project, silence
 from keyvigil_cli.commands.api import api
 from keyvigil_cli.commands.demo import demo
 from keyvigil_cli.commands.restore import restore
@@ -38,7 +38,9 @@ app.add_typer(incident.group, name="incident")
 app.add_typer(alert.group, name="alert")
 app.add_typer(silence.group, name="silence")
 app.add_typer(fleet.group, name="fleet")
+app.add_typer(policy.group, name="policy")
 app.add_typer(local.group, name="local")
+app.add_typer(imports.group, name="import")
 app.command()(as_command(api))
 app.command()(as_command(demo))
 app.command()(as_command(restore))

@@ -50,12 +50,13 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
 
 def _mend() -> int:
     """Mend what is not as it should be; how many items could not be read."""
+    # First, because the keys that were just sent are being probed: one that was stale until now is told all the same.
+    stale = wiring.tell_stale()()
     report = wiring.reconcile()()
     opened = wiring.open_shut_clusters()()
     orphans = wiring.stop_orphans()()
     followed = wiring.follow_receivers()()
     searches = wiring.plan_actor_searches()()
-    stale = wiring.tell_stale()()
     again = wiring.tell_again()()
     topics = wiring.keep_topics()()
     roles = wiring.audit_roles()()

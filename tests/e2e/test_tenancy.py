@@ -32,6 +32,7 @@ NOBODYS = {
     "subscription_id": "01JSUBSCRIPTION",
     "backup_id": "backup",
     "silence_id": "01JSILENCE",
+    "row_id": "01JROW",
 }
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
+from keyvigil import wiring
 from keyvigil.adapters.alert_documents import ROOM, document, fits
 from keyvigil.adapters.messaging import AwsNotifier
 from keyvigil.adapters.plain_data import to_plain
@@ -40,13 +41,17 @@ from keyvigil.domain.alerts import (
     make_alert,
     make_fleet_notice,
     make_key_notice,
+    published_at,
+    runbook,
 )
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster
 from keyvigil.domain.remediation import Subject, explain
 from keyvigil.domain.verdicts import Cause, Remediation
+from keyvigil.settings import Settings
 from tests.examples import EXTERNAL_ID, KEY_ARN, MONITOR_ROLE_ARN, NOW, ROLE_ARN, actor, incident, key, verdict
 from tests.fakes import changed
+from tests.infra.source_template import SourceTemplate
 
 ALIAS = KEY_ARN.partition(":key/")[0] + ":alias/orders"
 CLUSTERS = (
@@ -147,10 +152,44 @@ def test_who_did_it_is_said_to_be_unknown_while_an_incident_is_open_and_not_talk
 
 
 def test_a_page_elsewhere_is_linked_instead_of_the_repositorys() -> None:
-    alert, page = example(AlertType.KEY_UNHEALTHY), "https://wiki.example.com/keyvigil/alerts#keyunhealthy"
-    assert f"Read:     {page}\n" in mail(alert, page)
-    assert f"Read {page}" in chat(alert, page)["content"]["nextSteps"]
-    assert document(alert, page)["remediation"]["runbook"] == page
+    alert, page = example(AlertType.KEY_UNHEALTHY), "https://wiki.example.com/keyvigil/alerts"
+    assert f"Read:     {page}#keyunhealthy\n" in mail(alert, page)
+    assert f"Read {page}#keyunhealthy" in chat(alert, page)["content"]["nextSteps"]
+    assert document(alert, page)["remediation"]["runbook"] == f"{page}#keyunhealthy"
+
+
+def test_the_longest_address_that_the_template_takes_is_linked_whole() -> None:
+    parameter = SourceTemplate.load().content["Parameters"]["DocumentationUrl"]
+    page = "https://" + "w" * (parameter["MaxLength"] - len("https://"))
+    for kind in AlertType:
+        link = published_at(page, runbook(kind))
+        assert f"Read:     {link}\n" in mail(example(kind), page)
+        assert f"Read {link}" in chat(example(kind), page)["content"]["nextSteps"]
+
+
+def test_the_relay_links_to_the_page_that_the_stack_was_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "https://wiki.example.com/alerts"
+    variables = SourceTemplate.load().content["Resources"]["RelayOutboxFunction"]["Properties"]["Environment"]
+    assert variables["Variables"]["KEYVIGIL_DOCUMENTATION_URL"] == {"Ref": "DocumentationUrl"}
+    told = dict.fromkeys(variables["Variables"], "x") | {"KEYVIGIL_DOCUMENTATION_URL": page}
+    monkeypatch.setattr(wiring, "settings", lambda: Settings({**told, "KEYVIGIL_TABLE_NAME": "table"}, "us-west-2"))
+    wire, notifier = Wire(), wiring.relay_outbox.__wrapped__()._notifier
+    notifier.__dict__.update(_sns=wire, _events=wire)
+    alert = example(AlertType.KEY_UNHEALTHY)
+    notifier.publish("arn:topic", alert)
+    notifier.publish_to_chat("arn:topic_chat", alert)
+    notifier.put_alert(alert)
+    assert ["https://wiki.example.com/alerts#keyunhealthy" in json.dumps(each) for each in wire.sent] == [True] * 3
+
+
+def test_an_alert_says_how_many_clusters_it_is_about_also_where_it_lists_fewer() -> None:
+    wide = tuple(
+        AffectedCluster(cluster_id=f"{number:03}" + "\U0001f511" * 300, status=ClusterStatus.LOCKED, detail=None)
+        for number in range(200)
+    )
+    sent = document(example(AlertType.CLUSTER_LOCKED, clusters=wide))
+    assert len(sent["clusters"]) < 200
+    assert sent["clusters_total"] == 200
 
 
 def test_sorted_subjects_stand_together_by_project_then_key_then_severity() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from keyvigil.adapters.alert_documents import document
 from keyvigil.adapters.messaging import _test_message
-from keyvigil.adapters.plain_data import lock_request_detail, to_plain
+from keyvigil.adapters.plain_data import lock_request_detail
 from keyvigil.domain.alerts import (
     INCIDENT_ALERTS,
     AlertCause,
@@ -62,7 +63,7 @@ def test_an_alert_of_an_incident_is_as_the_schema_says(kind: AlertType, *, with_
         occurred_at=NOW,
         detected_at=NOW,
     )
-    assert problems("alert", to_plain(alert)) == []
+    assert problems("alert", document(alert)) == []
 
 
 @pytest.mark.parametrize("status", AlertStatus)
@@ -79,7 +80,7 @@ def test_a_notice_is_as_the_schema_says(kind: AlertType, status: AlertStatus) ->
     of_key, _ = make_key_notice(notice, alert_id="01J", key=key(), clusters=(), occurred_at=NOW, detected_at=NOW)
     of_fleet = make_fleet_notice(notice, alert_id="01J", occurred_at=NOW, detected_at=NOW)
     for alert in (of_key, of_fleet):
-        assert problems("alert", to_plain(alert)) == []
+        assert problems("alert", document(alert)) == []
 
 
 def test_a_test_message_is_as_the_schema_says_and_nothing_else_goes_without_a_cause() -> None:
@@ -94,7 +95,7 @@ def test_a_test_message_is_as_the_schema_says_and_nothing_else_goes_without_a_ca
         status="confirmed",
         created_at=NOW,
     )
-    message = json.loads(json.dumps(_test_message(subscription, "01J", NOW)))
+    message = json.loads(json.dumps(_test_message(subscription, "01J", NOW, None)))
     assert problems("alert", message) == []
     assert problems("alert", {**message, "type": "key.suspect"}) == ["$.type: 'subscription.test' was expected"]
 
@@ -128,7 +129,7 @@ def test_a_lock_request_is_as_the_schema_says_also_as_it_comes_from_the_bus() ->
         occurred_at=NOW,
         detected_at=NOW,
     )
-    told = {**event, "detail-type": str(alert.type), "detail": to_plain(alert)}
+    told = {**event, "detail-type": str(alert.type), "detail": document(alert)}
     assert problems("alert-event", told) == []
     assert problems("alert-event", {**told, "detail": event["detail"]}) != []
 

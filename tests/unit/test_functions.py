@@ -1117,7 +1117,8 @@ def test_a_minute_that_another_sweep_has_is_left_to_it(use: Use, store: MemorySt
 
 def test_a_fault_in_reconciling_delays_no_probe_and_fails_the_sweep(use: Use, store: MemoryStore) -> None:
     queue = FakeQueue()
-    use(plan_sweep=PlanSweep(store, queue, FakeClock()), reconcile=explode)
+    stale = TellStale(store, FakeClock(), CountingIds())
+    use(plan_sweep=PlanSweep(store, queue, FakeClock()), tell_stale=stale, reconcile=explode)
 
     with pytest.raises(RuntimeError):
         load("plan_sweep").handler({}, Context())

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutErr
 from botocore.response import StreamingBody
 from botocore.stub import ANY, Stubber
 
+from keyvigil.adapters.alert_documents import document
 from keyvigil.adapters.functions import InvokedKeyChecker, InvokedOutboxRelay
 from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue, filter_policy
 from keyvigil.adapters.plain_data import from_plain, to_plain
@@ -198,6 +199,7 @@ def test_an_alert_is_json_field_by_field_as_in_the_contract(aws: Stubs, notifier
         },
         "actor": None,
         "clusters": [{"cluster_id": "vectors-prod", "status": "LOCKED", "detail": None}],
+        "clusters_total": 1,
         "remediation": {
             "summary": "Mend it.",
             "commands": ["aws kms enable-key"],
@@ -305,7 +307,7 @@ def bus_takes(aws: Stubs, detail_type: str, detail: Any) -> None:
 
 
 def test_an_alert_on_the_bus_is_the_same_document_under_its_type(aws: Stubs, notifier: AwsNotifier) -> None:
-    bus_takes(aws, "key.unhealthy", to_plain(alert()))
+    bus_takes(aws, "key.unhealthy", document(alert()))
 
     notifier.put_alert(alert())
 
@@ -761,9 +763,9 @@ def test_a_test_message_carries_the_mark_of_one_subscription_only(aws: Stubs, to
         assert attributes[name] in values
     assert not any(attributes[name] in values for name, values in filter_policy(other).items())
     messages = json.loads(published["Message"])
-    document = json.loads(messages["default"])
-    assert document.keys() == to_plain(alert()).keys(), "a reader of alerts reads this too"
-    assert (document["type"], document["alert_id"], document["key"]) == ("subscription.test", "01JALERT", None)
+    told = json.loads(messages["default"])
+    assert told.keys() == document(alert()).keys(), "a reader of alerts reads this too"
+    assert (told["type"], told["alert_id"], told["key"]) == ("subscription.test", "01JALERT", None)
     assert "This is a test" in messages["email"]
 
 

@@ -4,6 +4,8 @@
 """
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,6 +300,28 @@ def test_an_alert_about_two_hundred_clusters_fits_into_a_message_and_an_event(ki
     assert len(published["Subject"]) <= 100
     assert published["Subject"].isascii()
     assert len(mail(alert).encode()) < MESSAGE / 4
+
+
+def as_sns_counts(published: dict[str, Any]) -> int:
+    """Bytes in UTF-8 of the message, which holds both forms, its subject and its attributes."""
+    attributes = published["MessageAttributes"].items()
+    texts = [name + each["DataType"] + each["StringValue"] for name, each in attributes]
+    return sum(len(each.encode()) for each in (published["Message"], published["Subject"], *texts))
+
+
+def test_the_largest_message_is_as_large_as_the_page_says() -> None:
+    limits = (ROOT / "docs" / "limits.md").read_text()
+    said = re.search(r"\| an SNS message with its attributes \| 256 KB \| (\d+) KB, no cluster left out", limits)
+    assert said is not None
+    wire = Wire()
+    notifier = messaging.AwsNotifier("bus")
+    notifier.__dict__.update(_sns=wire)
+    for kind in sorted(INCIDENT_ALERTS):
+        for cause in Cause:
+            notifier.publish("arn:aws:sns:us-west-2:111111111111:topic", largest_alert(kind, cause))
+
+    assert all(AFFECTED[-1].cluster_id in each["Message"] for each in wire.sent)
+    assert math.ceil(max(map(as_sns_counts, wire.sent)) / KB) == int(said[1])
 
 
 # --- workflows --------------------------------------------------------------------------------------------------

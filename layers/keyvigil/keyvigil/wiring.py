@@ -94,7 +94,12 @@ def prober() -> "Prober":
     """The prober; only `check_keys` has the permissions that it needs."""
     from keyvigil.adapters.kms_prober import KmsProber
 
-    return KmsProber(clock(), monitor_role_arn=settings().text("MONITOR_ROLE_ARN"), calls=kms_calls())
+    return KmsProber(
+        clock(),
+        monitor_role_arn=settings().text("MONITOR_ROLE_ARN"),
+        calls=kms_calls(),
+        lean=settings().optional("KMS_TRANSPORT") == "lean",
+    )
 
 
 @cache
@@ -317,7 +322,7 @@ def relay_outbox() -> "RelayOutbox":
     from keyvigil.adapters.messaging import AwsNotifier
     from keyvigil.use_cases.relay_outbox import RelayOutbox
 
-    notifier = AwsNotifier(settings().text("ALERT_BUS_NAME"))
+    notifier = AwsNotifier(settings().text("ALERT_BUS_NAME"), settings().optional("DOCUMENTATION_URL"))
     operator_topic = settings().text("OPERATOR_TOPIC_ARN")
     return RelayOutbox(
         store(),
@@ -461,6 +466,7 @@ def _topics() -> "Topics":
         settings().optional("KMS_KEY_ARN"),
         settings().text("ALERT_DEAD_LETTERS_ARN"),
         _publishers(),
+        settings().optional("DOCUMENTATION_URL"),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from keyvigil.adapters.plain_data import to_plain
-from keyvigil.domain.alerts import Alert
+from keyvigil.domain.alerts import Alert, published_at
 
 ROOM = 120 * 1024
 """Bytes of one alert as JSON inside of JSON, as SNS gets it beside the mail's text in a message of 256 KB.
@@ -21,15 +21,16 @@ LONGEST_TEXT = 4000
 _LAST_RESORT = 120
 
 
-def document(alert: Alert, runbook: str | None = None) -> dict[str, Any]:
-    """The alert field by field. `runbook` is where its page is, if not in the repository.
+def document(alert: Alert, page: str | None = None) -> dict[str, Any]:
+    """The alert field by field, and how many clusters it is about, of which it may list fewer.
+
+    `page` is where docs/alerts.md can be read, if not in the repository.
 
     One that has no room gives up, in this order, the reasons of clusters' failures, its commands, clusters from the
     end of the list, and the ends of its texts; its message says so.
     """
-    plain: dict[str, Any] = to_plain(alert)
-    if runbook is not None:
-        plain["remediation"]["runbook"] = runbook
+    plain: dict[str, Any] = {**to_plain(alert), "clusters_total": len(alert.clusters)}
+    plain["remediation"]["runbook"] = published_at(page, alert.remediation.runbook)
     commands = plain["remediation"]["commands"]
     plain = _cut(plain, LONGEST_TEXT)
     # A command that was cut would be pasted all the same.

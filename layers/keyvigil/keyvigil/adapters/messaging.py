@@ -14,7 +14,15 @@ from keyvigil.adapters.aws import config, session
 from keyvigil.adapters.plain_data import lock_request_detail, rfc3339, to_plain
 from keyvigil.adapters.topic_policies import same_policy, topic_policy
 from keyvigil.domain.alert_words import SUBJECT_LIMIT, chat, mail, subject
-from keyvigil.domain.alerts import SCHEMA_VERSION, TEST_TYPE, Alert, AlertStatus, LockRequest, Severity
+from keyvigil.domain.alerts import (
+    SCHEMA_VERSION,
+    TEST_TYPE,
+    Alert,
+    AlertStatus,
+    LockRequest,
+    Severity,
+    published_at,
+)
 from keyvigil.domain.projects import Protocol, Subscription
 from keyvigil.errors import DeliveryError, RefusedError
 from keyvigil.ports import CheckMessage, CheckQueue, FindActorMessage, Notifier, Topics
@@ -55,9 +63,10 @@ _FULL = {
 class AwsNotifier(Notifier):
     """Publishes to projects' topics and to the alert bus."""
 
-    def __init__(self, alert_bus_name: str) -> None:
-        """Name the bus; nothing is called yet."""
+    def __init__(self, alert_bus_name: str, alerts_page: str | None = None) -> None:
+        """Name the bus, and where docs/alerts.md can be read if not in the repository; nothing is called yet."""
         self._bus = alert_bus_name
+        self._page = alerts_page
 
     @cached_property
     def _sns(self) -> "SNSClient":
@@ -73,7 +82,7 @@ class AwsNotifier(Notifier):
             self._sns.publish(
                 TopicArn=topic_arn,
                 Subject=subject(alert),
-                Message=_by_protocol(json.dumps(document(alert)), mail(alert)),
+                Message=_by_protocol(json.dumps(document(alert, self._page)), mail(alert, self._page)),
                 MessageStructure="json",
                 MessageAttributes=_attributes(alert),
             )
@@ -84,13 +93,17 @@ class AwsNotifier(Notifier):
     def publish_to_chat(self, topic_arn: str, alert: Alert) -> None:
         # Without MessageStructure: Amazon Q reads the message itself, and leaves out what is not of its form.
         try:
-            self._sns.publish(TopicArn=topic_arn, Message=json.dumps(chat(alert)), MessageAttributes=_attributes(alert))
+            self._sns.publish(
+                TopicArn=topic_arn,
+                Message=json.dumps(chat(alert, self._page)),
+                MessageAttributes=_attributes(alert),
+            )
         except (ClientError, BotoCoreError) as error:
             raise _not_delivered("SNS", error) from error
 
     @override
     def put_alert(self, alert: Alert) -> None:
-        self._put(alert.type, document(alert))
+        self._put(alert.type, document(alert, self._page))
 
     @override
     def put_lock_request(self, request: LockRequest) -> None:
@@ -173,12 +186,15 @@ class SnsTopics(Topics):
         kms_key_arn: str | None = None,
         dead_letters_arn: str | None = None,
         publishers: Sequence[str] = (),
+        alerts_page: str | None = None,
     ) -> None:
         """Keep what every topic and subscription gets; nothing is called yet.
 
         Without a key SNS encrypts nothing at rest; without a queue for dead letters it drops what nobody takes; without
-        `publishers`, the ARNs of the roles that publish, a topic keeps the policy that SNS gives it.
+        `publishers`, the ARNs of the roles that publish, a topic keeps the policy that SNS gives it. `alerts_page` is
+        where docs/alerts.md can be read, if not in the repository.
         """
+        self._page = alerts_page
         self._publishers = tuple(publishers)
         self._prefix = name_prefix
         self._tags = tags
@@ -322,7 +338,7 @@ class SnsTopics(Topics):
 
     @override
     def send_test(self, topic_arn: str, subscription: Subscription, alert_id: str, at: datetime) -> None:
-        test = json.dumps(_test_message(subscription, alert_id, at))
+        test = json.dumps(_test_message(subscription, alert_id, at, self._page))
         mark = _test_mark(subscription)
         attributes = {
             "project_id": subscription.project_id,
@@ -366,7 +382,7 @@ class SnsTopics(Topics):
                 raise
 
 
-def _test_message(subscription: Subscription, alert_id: str, at: datetime) -> dict[str, Any]:
+def _test_message(subscription: Subscription, alert_id: str, at: datetime, page: str | None) -> dict[str, Any]:
     """An alert, field by field, that is about nothing."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -382,10 +398,11 @@ def _test_message(subscription: Subscription, alert_id: str, at: datetime) -> di
         "cause": None,
         "actor": None,
         "clusters": [],
+        "clusters_total": 0,
         "remediation": {
             "summary": "This is a test: nothing is to be done.",
             "commands": [],
-            "runbook": "docs/alerts.md#subscriptiontest",
+            "runbook": published_at(page, "docs/alerts.md#subscriptiontest"),
         },
         "occurred_at": rfc3339(at),
         "detected_at": rfc3339(at),

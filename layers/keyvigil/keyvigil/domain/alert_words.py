@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from keyvigil.domain.actors import in_words
-from keyvigil.domain.alerts import Alert, AlertStatus, AlertType
+from keyvigil.domain.alerts import Alert, AlertStatus, AlertType, published_at
 from keyvigil.domain.incidents import REASONS_SHOWN, AffectedCluster, listed
 
 SUBJECT_LIMIT = 100
@@ -23,6 +23,9 @@ LONGEST_VALUE = 500
 LONGEST_NAME = 100
 LONGEST_MESSAGE = 2000
 """Characters of one ARN or reason, of one name, and of the cause's sentence in a text."""
+
+LONGEST_LINK = 1100
+"""Characters of a page's address, which the template bounds at 1,024, and the section on it: cut it leads nowhere."""
 
 COMMANDS_ROOM = 12_000
 """Characters that the commands of a mail take together at most."""
@@ -168,8 +171,8 @@ def subject(alert: Alert) -> str:
     return line.encode("ascii", "replace").decode()[:SUBJECT_LIMIT]
 
 
-def mail(alert: Alert, runbook: str | None = None) -> str:
-    """An alert as plain text, for who reads mail. `runbook` is where its page is, if not in the repository."""
+def mail(alert: Alert, page: str | None = None) -> str:
+    """An alert as plain text. `page` is where docs/alerts.md can be read, if not in the repository."""
     lines = [_unmarked(headline(alert)), "", _row("Why", _message(alert))]
     if alert.cause.code is not None:
         codes = (alert.cause.code, alert.cause.operation, alert.cause.aws_error_code)
@@ -185,7 +188,7 @@ def mail(alert: Alert, runbook: str | None = None) -> str:
         lines += ["", *(f"    {command}" for command in commands), ""]
     if left_out:
         lines.append(_row("", _LEFT_OUT))
-    lines.append(_row("Read", in_one_line(runbook or alert.remediation.runbook)))
+    lines.append(_row("Read", in_one_line(published_at(page, alert.remediation.runbook), LONGEST_LINK)))
     if alert.key is not None:
         lines.append(_row("Key", in_one_line(alert.key.arn)))
     for name, value in (("Project", alert.project_id), ("Incident", alert.incident_id)):
@@ -255,9 +258,10 @@ def _whole(commands: Iterable[str], room: int) -> tuple[list[str], bool]:
     return shown, False
 
 
-def chat(alert: Alert, runbook: str | None = None) -> dict[str, Any]:
+def chat(alert: Alert, page: str | None = None) -> dict[str, Any]:
     """An alert as a custom notification of Amazon Q Developer in chat applications; it and its end share a thread.
 
+    `page` is where docs/alerts.md can be read, if not in the repository.
     Source: https://docs.aws.amazon.com/chatbot/latest/adminguide/custom-notifs.html#event-schema
     """
     word = "RESOLVED" if alert.status is AlertStatus.RESOLVED else alert.severity.upper()
@@ -281,7 +285,7 @@ def chat(alert: Alert, runbook: str | None = None) -> dict[str, Any]:
             "description": _description(alert),
             "nextSteps": [
                 _in_chat(alert.remediation.summary, CHAT_STEP),
-                f"Read {in_one_line(runbook or alert.remediation.runbook).translate(_ENTITIES)}",
+                f"Read {in_one_line(published_at(page, alert.remediation.runbook), LONGEST_LINK).translate(_ENTITIES)}",
             ],
             "keywords": keywords,
         },

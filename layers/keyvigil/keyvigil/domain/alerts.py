@@ -285,6 +285,11 @@ def runbook(kind: AlertType) -> str:
     return f"docs/alerts.md#{kind.replace('.', '')}"
 
 
+def published_at(page: str | None, runbook: str) -> str:
+    """A runbook's address where the operator publishes docs/alerts.md; without a page, its place in the repository."""
+    return f"{page}#{runbook.partition('#')[2]}" if page else runbook
+
+
 def is_of(row: "OutboxRow", project: Project) -> bool:
     """Whether a row was written for this project, and not for an earlier one that had the same id.
 
