@@ -131,6 +131,10 @@ fault-table: $(RUNS) ## docs/fault-table.md, from tests that inject the faults (
 	  -k 'test_faults or every_fault or keyvigils_own_trouble'
 	@.venv/bin/pytest --quiet tests/unit/test_fault_table.py
 
+.PHONY: simulate
+simulate: .venv/.installed ## an hour at 1,000 to 1,000,000 keys in simulated time; benchmarks/simulation/results.md (half an hour)
+	@.venv/bin/python -m benchmarks.simulation.run
+
 ##### Gates
 
 # All gates run, so that one look shows everything; the whole fails if one of them did.
@@ -223,6 +227,9 @@ requirements: .tools/uv/.installed ## requirements/*.txt from *.in; UPGRADE=1 ta
 	$(UV_COMPILE) checkov.in -o checkov.txt
 	$(UV_COMPILE) awscli.in -o awscli.txt
 	$(UV_COMPILE) page.in -o page.txt
+	$(UV_COMPILE) bench.in -o bench.txt
+	$(UV_COMPILE) bench-custodian.in -o bench-custodian.txt
+	$(UV_COMPILE) bench-prowler.in -o bench-prowler.txt
 	$(UV_COMPILE) uv.in -o uv.txt
 
 .PHONY: clean

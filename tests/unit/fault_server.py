@@ -29,10 +29,11 @@ class Request(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server: "FaultServer"
+    body = b""
 
     def do_POST(self) -> None:
         """Let the test's answer to this operation happen."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.body = body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         target = self.headers.get("X-Amz-Target")
         operation = target.partition(".")[2] if target else parse_qs(body.decode())["Action"][0]
         with contextlib.suppress(OSError):  # the client may have given up

@@ -2,15 +2,17 @@
 
 import hashlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Protocol
 
 import pytest
 
 from keyvigil.adapters import aws, kms_prober
 from keyvigil.adapters.kms_prober import KmsProber
 from keyvigil.domain.keys import Key, KeyUse
+from keyvigil.domain.probe_plans import LEAN
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome, Verdict
 from tests.examples import MONITOR_ROLE_ARN, key
 from tests.fakes import FakeClock, changed
@@ -34,6 +36,12 @@ from tests.unit.fault_server import (
 
 READ_TIMEOUT_SECONDS = 0.4
 HEALTHY = None
+
+
+class Probe(Protocol):
+    """Probe a key while a fault lasts, by a boto3 client or by the lean transport."""
+
+    def __call__(self, fault: "Fault", *, lean: bool = False, plan: str = "full") -> Verdict: ...
 
 
 @dataclass(frozen=True)
@@ -119,14 +127,14 @@ FAULTS = [
 
 
 @pytest.fixture
-def probed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], Verdict]:
+def probed(monkeypatch: pytest.MonkeyPatch) -> Probe:
     """Probe a key while a fault lasts. Time-outs are short and retries come at once, or it would take minutes."""
     monkeypatch.setattr(kms_prober, "PROBE_READ_TIMEOUT_SECONDS", READ_TIMEOUT_SECONDS)
     monkeypatch.setattr("botocore.retries.standard.random.random", lambda: 0.0)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
 
-    def probe(fault: Fault) -> Verdict:
+    def probe(fault: Fault, *, lean: bool = False, plan: str = "full") -> Verdict:
         operation = fault.at.partition(" ")[2]
         server = FaultServer({operation: fault.answer} if fault.answer is not None else {})
         with server.running(), monkeypatch.context() as patch:
@@ -148,8 +156,8 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], Verdict]:
             aws.session.cache_clear()
             try:
                 return (
-                    KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
-                    .probe(changed(fault.probed, use=fault.use))
+                    KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN, lean=lean)
+                    .probe(changed(fault.probed, use=fault.use), lean=plan == LEAN)
                     .verdict
                 )
             finally:
@@ -158,11 +166,19 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], Verdict]:
     return probe
 
 
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda each: f"{each.at}: {each.fault}")
+def test_the_lean_transport_comes_to_the_same_verdict(probed: Probe, fault: Fault) -> None:
+    verdict = probed(fault, lean=True)
+
+    assert verdict.cause == fault.cause
+    assert verdict.operation in {None, fault.at.partition(" ")[2], "Decrypt"}
+
+
 def shown(outcome: Outcome, cause: Cause | None) -> str:
     return f"{outcome} {cause}" if cause else str(outcome)
 
 
-def test_every_answer_that_is_no_answer_about_the_key_is_unknown(probed: Callable[[Fault], Verdict]) -> None:
+def test_every_answer_that_is_no_answer_about_the_key_is_unknown(probed: Probe) -> None:
     rows = []
     for fault in FAULTS:
         verdict = probed(fault)
@@ -176,6 +192,18 @@ def test_every_answer_that_is_no_answer_about_the_key_is_unknown(probed: Callabl
     tell("Answers that the local cloud cannot give", rows)
 
 
-def test_a_key_that_is_well_is_healthy_here_too(probed: Callable[[Fault], Verdict]) -> None:
+def test_a_key_that_is_well_is_healthy_here_too(probed: Probe) -> None:
     """Or every row above might be UNKNOWN for want of a server that works."""
     assert probed(Fault("nothing", "KMS Encrypt", HEALTHY, use=KeyUse.CSE)).outcome is Outcome.HEALTHY
+
+
+NOT_ASKED_WHEN_LEAN = ("KMS DescribeKey", "KMS Encrypt", "KMS GenerateDataKey")
+"""A fault that strikes one of these operations alone waits for the whole check, an hour at most."""
+
+
+def test_a_lean_probe_finds_the_same_unless_the_fault_strikes_only_what_it_does_not_ask(probed: Probe) -> None:
+    for fault in FAULTS:
+        of_the_endpoint = not fault.answer and fault.environ
+        missed = fault.at in NOT_ASKED_WHEN_LEAN and not of_the_endpoint
+        verdict = probed(fault, plan=LEAN)
+        assert verdict.cause is (None if missed else fault.cause), fault

@@ -172,10 +172,12 @@ def test_the_process_has_one_session() -> None:
 
 def test_one_kms_client_of_a_region_serves_every_tenant() -> None:
     prober = KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
+    oregon: Any = prober._kms("us-west-2")
+    ireland: Any = prober._kms("eu-west-1")
 
-    assert prober._kms("us-west-2") is prober._kms("us-west-2")
-    assert prober._kms("us-west-2").meta.region_name == "us-west-2"
-    assert prober._kms("eu-west-1").meta.region_name == "eu-west-1"
+    assert oregon.meta.region_name == "us-west-2"
+    assert ireland.meta.region_name == "eu-west-1"
+    assert oregon is prober._kms("us-west-2")
 
 
 def test_one_secrets_manager_client_of_a_region_serves_every_tenant() -> None:

@@ -94,7 +94,12 @@ def prober() -> "Prober":
     """The prober; only `check_keys` has the permissions that it needs."""
     from keyvigil.adapters.kms_prober import KmsProber
 
-    return KmsProber(clock(), monitor_role_arn=settings().text("MONITOR_ROLE_ARN"), calls=kms_calls())
+    return KmsProber(
+        clock(),
+        monitor_role_arn=settings().text("MONITOR_ROLE_ARN"),
+        calls=kms_calls(),
+        lean=settings().optional("KMS_TRANSPORT") == "lean",
+    )
 
 
 @cache

@@ -18,6 +18,7 @@ from botocore.parsers import ResponseParserError
 from keyvigil.adapters.aws import PROBE_READ_TIMEOUT_SECONDS, acting_as, config, session
 from keyvigil.adapters.kms_calls import KmsCalls
 from keyvigil.adapters.kms_errors import classify
+from keyvigil.adapters.kms_transport import KmsTransport, LeanKms
 from keyvigil.domain.arns import related_key_arn
 from keyvigil.domain.keys import (
     READ_SECRET,
@@ -43,7 +44,6 @@ from keyvigil.ports import (
 )
 
 if TYPE_CHECKING:
-    from mypy_boto3_kms import KMSClient
     from mypy_boto3_kms.type_defs import KeyMetadataTypeDef
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sts import STSClient
@@ -139,17 +139,25 @@ class RoleCredentials:
 class KmsProber:
     """Probes keys with the real operations, each of which can be revoked by itself."""
 
-    def __init__(self, clock: Clock, *, monitor_role_arn: str, calls: KmsCalls | None = None) -> None:
-        """Make no client yet. `monitor_role_arn` is the role that this runs as, which customers' roles trust."""
+    def __init__(
+        self, clock: Clock, *, monitor_role_arn: str, calls: KmsCalls | None = None, lean: bool = False
+    ) -> None:
+        """Make no client yet. `monitor_role_arn` is the role that this runs as, which customers' roles trust.
+
+        `lean` asks KMS by `LeanKms` instead of by a boto3 client.
+        """
         self._clock = clock
         self._calls = calls or KmsCalls()
         self._monitor_role_arn = monitor_role_arn
-        self._clients: dict[str, KMSClient] = {}
+        self._lean = lean
+        self._clients: dict[str, KmsTransport] = {}
         self._secrets_clients: dict[str, SecretsManagerClient] = {}
         self._lock = Lock()
         self._roles: RoleCredentials | None = None
 
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         """Try the operations of a registered key.
 
         A denial with a session that was used before is looked at again with a fresh one: the session of a
@@ -159,6 +167,11 @@ class KmsProber:
         began = time.monotonic() - spent_seconds
         if fresh:
             self._role_credentials().forget(key.role_arn, key.external_id)
+        if lean:
+            answer = self._probe_lean(key, began)
+            works = answer.verdict.outcome is Outcome.HEALTHY
+            if works or answer.verdict.cause is Cause.THROTTLED or time.monotonic() - began > BUDGET_SECONDS:
+                return answer
         answer, reused = self._probe_once(key, began, closely=closely)
         if reused and answer.verdict.cause in _MAY_BE_THE_SESSION:
             self._role_credentials().forget(key.role_arn, key.external_id)
@@ -189,6 +202,28 @@ class KmsProber:
         except _StoppedError as stopped:
             return ProbeAnswer(verdict=run.verdict(stopped), facts=run.facts), reused
         return ProbeAnswer(verdict=verdict, facts=run.facts), reused
+
+    def _probe_lean(self, key: Key, began: float) -> ProbeAnswer:
+        """Decrypt what was encrypted at registration, with the session that is there.
+
+        The secret is read as well: nothing else tells that it cannot be. What DescribeKey found stays as it was.
+        """
+        tried = tuple(each for each in key.use.operations if each in {"Decrypt", READ_SECRET})
+        run = _Run(self._clock, replace(self._subject(key), operations=tried), began, key.facts)
+        if not key.baseline.intact:
+            return ProbeAnswer(verdict=run.damaged_baseline(), facts=None, whole=False)
+        try:
+            credentials, _ = run.attempt(
+                "AssumeRole",
+                lambda: self._role_credentials().get(key.role_arn, key.external_id, key.project_id),
+            )
+            with acting_as(credentials):
+                run.decrypt(self._kms(key.region), key.key_arn, key.baseline.ciphertext, key.baseline.context)
+                self._read_secret(run, key.region, key.probe_secret_arn)
+        except _StoppedError as stopped:
+            return ProbeAnswer(verdict=run.verdict(stopped), facts=None, whole=False)
+        verdict = replace(run.verdict(None), findings=key.verdict.findings)
+        return ProbeAnswer(verdict=verdict, facts=None, whole=False)
 
     def check_restore(self, key: Key, region: str) -> RestoreAnswer:
         """Decrypt the registration ciphertext in a Region, with the key or the related key that is there.
@@ -303,7 +338,8 @@ class KmsProber:
         self, run: "_Run", registration: Registration
     ) -> tuple[_StoppedError | None, tuple[OperationAnswer, ...]]:
         """What each operation of the key's use answers, and the first failure, which a registration would show."""
-        kms = self._kms(registration.key_arn.split(":")[3])
+        region = registration.key_arn.split(":")[3]
+        kms = self._kms(region)
         first: _StoppedError | None = None
         answers: list[OperationAnswer] = []
         ciphertext = b""
@@ -320,7 +356,7 @@ class KmsProber:
             "Encrypt": encrypt,
             "Decrypt": lambda: run.decrypt(kms, arn(), ciphertext, registration.context),
             "GenerateDataKey": lambda: run.generate_data_key(kms, arn(), registration.context),
-            READ_SECRET: partial(self._read_secret, run, kms.meta.region_name, registration.probe_secret_arn),
+            READ_SECRET: partial(self._read_secret, run, region, registration.probe_secret_arn),
         }
         for operation in registration.use.operations:
             if operation == "Decrypt" and not ciphertext:
@@ -380,15 +416,16 @@ class KmsProber:
                 )
             return self._secrets_clients[region]
 
-    def _kms(self, region: str) -> "KMSClient":
+    def _kms(self, region: str) -> KmsTransport:
         with self._lock:
             if region not in self._clients:
-                self._clients[region] = session().client(
+                client = session().client(
                     "kms",
                     region_name=region,
                     config=config(read_timeout=PROBE_READ_TIMEOUT_SECONDS, connections=20),
                 )
-                self._calls.watch(self._clients[region])
+                self._calls.watch(client)
+                self._clients[region] = LeanKms(client, session().get_credentials()) if self._lean else client
             return self._clients[region]
 
     def _subject(self, key: Key) -> Subject:
@@ -445,11 +482,11 @@ class _Run:
             raise _StoppedError(
                 classified.cause, operation, classified.aws_error_code, classified.refused_by
             ) from error
-        except (ResponseParserError, binascii.Error, KeyError) as error:
+        except (ResponseParserError, binascii.Error, KeyError, AttributeError) as error:
             # Something that is not AWS's answer, or half of it: whoever wrote it, it says nothing about the key.
             raise _StoppedError(Cause.UNCLASSIFIED, operation) from error
 
-    def describe(self, kms: "KMSClient", arn: str, *, denial_is_final: bool) -> None:
+    def describe(self, kms: KmsTransport, arn: str, *, denial_is_final: bool) -> None:
         """Learn the key's state. A denied DescribeKey is a finding, not an outage: it encrypts nothing."""
         try:
             metadata = self.attempt("DescribeKey", lambda: kms.describe_key(KeyId=arn)["KeyMetadata"])
@@ -468,14 +505,14 @@ class _Run:
         if metadata.get("KeyUsage", "ENCRYPT_DECRYPT") != "ENCRYPT_DECRYPT" or not symmetric:
             raise _StoppedError(Cause.KEY_WRONG_USAGE, "Encrypt")
 
-    def encrypt(self, kms: "KMSClient", arn: str, context: Mapping[str, str]) -> bytes:
+    def encrypt(self, kms: KmsTransport, arn: str, context: Mapping[str, str]) -> bytes:
         """Encrypt the probe's plaintext."""
         return self.attempt(
             "Encrypt",
             lambda: kms.encrypt(KeyId=arn, Plaintext=PLAINTEXT, EncryptionContext=context)["CiphertextBlob"],
         )
 
-    def decrypt(self, kms: "KMSClient", arn: str, ciphertext: bytes, context: Mapping[str, str]) -> None:
+    def decrypt(self, kms: KmsTransport, arn: str, ciphertext: bytes, context: Mapping[str, str]) -> None:
         """Decrypt a ciphertext made before; it must give the plaintext back."""
         plaintext = self.attempt(
             "Decrypt",
@@ -484,7 +521,7 @@ class _Run:
         if plaintext != PLAINTEXT:
             raise _StoppedError(Cause.CIPHERTEXT_UNREADABLE, "Decrypt")
 
-    def generate_data_key(self, kms: "KMSClient", arn: str, context: Mapping[str, str]) -> None:
+    def generate_data_key(self, kms: KmsTransport, arn: str, context: Mapping[str, str]) -> None:
         """Make a data key, if the key's use needs that. The data key is dropped at once."""
         if "GenerateDataKey" in self._subject.operations:
             self.attempt(
@@ -496,7 +533,7 @@ class _Run:
         """Read a secret. What is in it is nobody's business: nothing of the answer is kept."""
         self.attempt(READ_SECRET, lambda: secrets_manager.get_secret_value(SecretId=arn))
 
-    def look_closer(self, kms: "KMSClient", arn: str, alias_arn: str | None, earlier: CloserLook | None) -> None:
+    def look_closer(self, kms: KmsTransport, arn: str, alias_arn: str | None, earlier: CloserLook | None) -> None:
         """Learn what DescribeKey does not tell: rotation, and what an alias stands for.
 
         Nothing here is a verdict. What the role may not see is not known; what could not be found out this time stays
@@ -512,7 +549,7 @@ class _Run:
         )
         self.facts = replace(self.facts, closer=look)
 
-    def _rotation(self, kms: "KMSClient", arn: str, earlier: Rotation | None) -> Rotation | None:
+    def _rotation(self, kms: KmsTransport, arn: str, earlier: Rotation | None) -> Rotation | None:
         """KMS rotates by itself only key material that it made itself, outside of custom key stores.
 
         Source: https://docs.aws.amazon.com/kms/latest/APIReference/API_GetKeyRotationStatus.html
@@ -529,7 +566,7 @@ class _Run:
             period_days=answer.get("RotationPeriodInDays"),
         )
 
-    def _alias(self, kms: "KMSClient", alias_arn: str, earlier: AliasTarget | None) -> AliasTarget | None:
+    def _alias(self, kms: KmsTransport, alias_arn: str, earlier: AliasTarget | None) -> AliasTarget | None:
         """What an alias stands for. KMS authorizes this by the key, so a role may see only keys that it may describe.
 
         Source: https://docs.aws.amazon.com/kms/latest/developerguide/alias-authorization.html

@@ -27,8 +27,9 @@ class SweepResult:
 class PlanSweep:
     """Plans one sweep. Nothing is claimed but the minute: a key stays due until a probe's result is written."""
 
-    def __init__(self, store: Store, queue: CheckQueue, clock: Clock) -> None:
-        """Keep the ports."""
+    def __init__(self, store: Store, queue: CheckQueue, clock: Clock, *, keys_a_sweep: int = KEYS_A_SWEEP) -> None:
+        """Keep the ports, and how many keys one sweep sends at most."""
+        self._keys_a_sweep = keys_a_sweep
         self._store = store
         self._queue = queue
         self._clock = clock
@@ -41,7 +42,7 @@ class PlanSweep:
             return SweepResult(claimed=False, keys_due=0, keys_sent=0)
         canaries = {STACKS_OWN, *(each.canary_id for each in self._store.canaries())}
         due = self._store.due_keys(now)
-        messages = [CheckMessage(each.project_id, each.key_id, each.due_at) for each in due[:KEYS_A_SWEEP]]
+        messages = [CheckMessage(each.project_id, each.key_id, each.due_at) for each in due[: self._keys_a_sweep]]
         sent, trouble = 0, None
         try:
             # First, so that a fault of our own is known to most of the keys' probes.

@@ -1,0 +1,223 @@
+"""A table in memory that holds a million keys: one that is as most are is kept as the six numbers it differs by.
+
+Nothing is lost by that: a key that differs in anything else from its reconstruction is kept whole.
+"""
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import cast, override
+
+from keyvigil.domain.alerts import OutboxRow
+from keyvigil.domain.incidents import Incident
+from keyvigil.domain.keys import CloserLook, Health, Key, KeyStatus, Trigger
+from keyvigil.domain.projects import Enforcement, Project
+from keyvigil.errors import ConflictError
+from keyvigil.ports import DueKey, Entity, FleetCounts, Put, Write
+from tests import examples
+from tests.fakes import MemoryStore, Place, place
+
+REGIONS = ("us-east-1", "us-west-2", "eu-central-1", "ap-southeast-2")
+KEYS_A_PROJECT = 20
+SHARDS = 8
+"""As `AGENDA_SHARDS` of the table."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def milliseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def moment_of(number: int) -> datetime:
+    return _EPOCH + number * _MILLISECOND
+
+
+def key_id_of(number: int) -> str:
+    return f"{REGIONS[number % len(REGIONS)]}.{number:032d}"
+
+
+def project_id_of(number: int) -> str:
+    return f"p{number // KEYS_A_PROJECT}"
+
+
+def number_of(key_id: str) -> int:
+    return int(key_id.rpartition(".")[2])
+
+
+class FleetStore(MemoryStore):
+    """The tests' store, with keys in columns, an index of what is due, and a count of what DynamoDB would bill."""
+
+    def __init__(self, keys: int, *, interval_minutes: int, start: datetime) -> None:
+        super().__init__()
+        self.size = keys
+        self.interval_minutes = interval_minutes
+        self.reads: Counter[str] = Counter()
+        self.writes: Counter[str] = Counter()
+        self.index_writes: Counter[tuple[str, int, int]] = Counter()
+        """Writes to the index by list, shard and minute."""
+        self.table_writes: Counter[str] = Counter()
+        """Writes by partition key, of projects only: the others have one for each row."""
+        self.now = start
+        self.whole: dict[int, Key] = {}
+        self._of: dict[type, dict[Place, Entity]] = defaultdict(dict)
+        self._unsent: dict[str, datetime] = {}
+        self._open: set[tuple[str, str]] = set()
+        self._project = examples.project(enforcement=Enforcement.OBSERVE, check_interval_minutes=interval_minutes)
+        self._key = examples.key()
+        first = milliseconds(start)
+        span = interval_minutes * 60_000
+        self._due = array("q", (first + (number * 7919) % span for number in range(keys)))
+        self._probed = array("q", (due - span for due in self._due))
+        self._looked = array("q", (first - (number * 104_729) % 3_300_000 for number in range(keys)))
+        self._streak = array("q", [3]) * keys
+        self._latency = array("q", [60]) * keys
+        self._version = array("q", [1]) * keys
+        self._buckets: dict[int, array[int]] = {}
+        for number, due in enumerate(self._due):
+            self._bucket(number, due)
+
+    def _bucket(self, number: int, due: int) -> None:
+        bucket = self._buckets.get(due // 60_000)
+        if bucket is None:
+            bucket = self._buckets[due // 60_000] = array("q")
+        bucket.append(number)
+
+    def _rebuilt(self, number: int) -> Key:
+        probed = moment_of(self._probed[number])
+        region = REGIONS[number % len(REGIONS)]
+        account = f"{number // KEYS_A_PROJECT:012d}"
+        return replace(
+            self._key,
+            project_id=project_id_of(number),
+            key_id=key_id_of(number),
+            key_arn=f"arn:aws:kms:{region}:{account}:key/{number:032d}",
+            region=region,
+            account_id=account,
+            health=Health(healthy_streak=self._streak[number], counted_at=probed),
+            facts=replace(self._key.facts, closer=CloserLook(looked_at=moment_of(self._looked[number]))),
+            verdict=replace(self._key.verdict, latency_ms=self._latency[number], probed_at=probed),
+            last_probed_at=probed,
+            last_trigger=Trigger.SCHEDULE,
+            due_at=moment_of(self._due[number]),
+            version=self._version[number],
+        )
+
+    def _keep(self, key: Key) -> None:
+        number = number_of(key.key_id)
+        due = milliseconds(key.due_at)
+        if due != self._due[number]:
+            self._due[number] = due
+            self._bucket(number, due)
+        self._version[number] = key.version
+        if key.health.status is KeyStatus.HEALTHY and key.open_incident_id is None and key.facts.closer is not None:
+            self._probed[number] = milliseconds(key.last_probed_at)
+            self._looked[number] = milliseconds(key.facts.closer.looked_at)
+            self._streak[number] = key.health.healthy_streak
+            self._latency[number] = key.verdict.latency_ms
+            if self._rebuilt(number) == key:
+                self.whole.pop(number, None)
+                return
+        self.whole[number] = key
+
+    @override
+    def all[T](self, kind: type[T]) -> list[T]:
+        return list(cast("dict[Place, T]", self._of[kind]).values())
+
+    @override
+    def put(self, *entities: Entity) -> None:
+        for entity in entities:
+            self._write(replace(entity, version=1))
+
+    @override
+    def commit(self, writes: Sequence[Write]) -> None:
+        for write in writes:
+            entity = write.entity
+            if isinstance(entity, Key):
+                version = self._version[number_of(entity.key_id)]
+            else:
+                found = self.items.get(place(entity))
+                version = found.version if found is not None else 0
+            if version != entity.version:
+                message = f"{place(entity)} is at version {version}, not {entity.version}"
+                raise ConflictError(message)
+        for write in writes:
+            assert isinstance(write, Put)  # noqa: S101  nothing is removed in an hour without registrations
+            self.writes[f"{type(write.entity).__name__}{' in a transaction' if len(writes) > 1 else ''}"] += 1
+            self._write(replace(write.entity, version=write.entity.version + 1))
+
+    def _write(self, entity: Entity) -> None:
+        if isinstance(entity, Key):
+            listed = f"{entity.health.status}{' unknown' if entity.health.unknown_since else ''}"
+            number = number_of(entity.key_id)
+            self.index_writes[listed, number % SHARDS, milliseconds(self.now) // 60_000] += 1
+            self.table_writes[entity.project_id] += 1
+            self._keep(entity)
+            return
+        self.items[place(entity)] = entity
+        self._of[type(entity)][place(entity)] = entity
+        if isinstance(entity, OutboxRow):
+            if entity.sent_at is None:
+                self._unsent[entity.row_id] = entity.created_at
+            else:
+                self._unsent.pop(entity.row_id, None)
+        if isinstance(entity, Incident):
+            where = (entity.project_id, entity.incident_id)
+            (self._open.add if entity.is_open else self._open.discard)(where)
+
+    @override
+    def project(self, project_id: str) -> Project | None:
+        self.reads["Project"] += 1
+        return replace(self._project, project_id=project_id)
+
+    @override
+    def key(self, project_id: str, key_id: str) -> Key | None:
+        self.reads["Key"] += 1
+        number = number_of(key_id)
+        whole = self.whole.get(number)
+        return whole if whole is not None else self._rebuilt(number)
+
+    @override
+    def due_keys(self, until: datetime) -> list[DueKey]:
+        last = milliseconds(until)
+        due: list[tuple[int, int]] = []
+        for minute in [each for each in self._buckets if each <= last // 60_000]:
+            # What has moved on since is left behind by the way.
+            still = array("q", (each for each in set(self._buckets[minute]) if self._due[each] // 60_000 == minute))
+            self._buckets[minute] = still
+            due += [(self._due[number], number) for number in still if self._due[number] <= last]
+            if not still:
+                del self._buckets[minute]
+        due.sort()
+        self.reads["entries of the index"] += len(due)
+        return [DueKey(project_id_of(number), key_id_of(number), moment_of(at)) for at, number in due]
+
+    @override
+    def unsent_rows(self, before: datetime) -> list[str]:
+        return [row for row, made in self._unsent.items() if made <= before]
+
+    @override
+    def oldest_unsent_row(self) -> datetime | None:
+        return min(self._unsent.values(), default=None)
+
+    @override
+    def open_incidents(self) -> list[tuple[str, str]]:
+        return sorted(self._open)
+
+    @override
+    def count_keys(self, region: str) -> int:
+        self.reads["entries of the index"] += self.size
+        return len(range(REGIONS.index(region), self.size, len(REGIONS)))
+
+    @override
+    def count_fleet(self) -> FleetCounts:
+        self.reads["entries of the index"] += self.size
+        statuses = Counter(key.health.status for key in self.whole.values())
+        statuses[KeyStatus.HEALTHY] += self.size - len(self.whole)
+        unknown = sum(key.health.unknown_since is not None for key in self.whole.values())
+        return FleetCounts(
+            keys={status: statuses[status] for status in KeyStatus}, unknown=unknown, open_incidents=len(self._open)
+        )
