@@ -1018,6 +1018,15 @@ def test_due_keys_of_all_projects_are_found_oldest_first(store: Store) -> None:
     assert {each.project_id for each in found} == {"project-0", "project-1", "project-2"}
 
 
+@pytest.mark.parametrize("account_id", ["222222222222", "012345678900", "999999999999", "000000000010"])
+def test_a_due_key_names_the_account_whose_quota_its_probe_draws_on(store: Store, account_id: str) -> None:
+    put(store, key(role_arn=f"arn:aws-cn:iam::{account_id}:role/path/keyvigil", due_at=NOW))
+
+    (found,) = store.due_keys(NOW)
+
+    assert (found.account_id, found.due_at) == (account_id, NOW)
+
+
 @pytest.mark.parametrize("status", KeyStatus)
 @pytest.mark.parametrize("unknown_since", [None, EARLIER])
 def test_a_key_of_whatever_status_is_due_and_counted(
