@@ -70,6 +70,7 @@ from tests.examples import (
     actor,
     backup,
     cluster,
+    full_bundle,
     full_problem,
     full_silence,
     incident,
@@ -403,6 +404,7 @@ def full_rows() -> list[OutboxRow]:
         occurred_at=NOW,
         detected_at=LATER,
     )
+    alert = changed(alert, keys=full_bundle().as_listed())
     request = LockRequest(
         detail_type="Cluster Lock Requested",
         project_id="acme-prod",
@@ -420,7 +422,7 @@ def full_rows() -> list[OutboxRow]:
         "withheld": True,
     }
     return [
-        start_row("01JALERT", alert=alert, workflow_start=None, for_operator=True, **sent),
+        start_row("01JALERT", alert=alert, workflow_start=None, for_operator=True, told_as=alert, **sent),
         start_row("01JLOCK", lock_request=request, workflow_start=None, **sent),
         start_row("01JSTART", **sent),
     ]
@@ -477,7 +479,12 @@ FULL: list[Entity] = [
     full_canary(),
     full_brake(),
     LockoutTally(begun=(BegunLockout(incident_id="01JINCIDENT", at=NOW),)),
-    Ledger(project_id="acme-prod", key_id=KEY_ID, problems={"acme-prod/k/01JINCIDENT/key": full_problem()}),
+    Ledger(
+        project_id="acme-prod",
+        key_id=KEY_ID,
+        problems={"acme-prod/k/01JINCIDENT/key": full_problem()},
+        bundles={"b": full_bundle()},
+    ),
     Silences(project_id="acme-prod", silences=(full_silence(),)),
 ]
 SPARSE: list[Entity] = [
