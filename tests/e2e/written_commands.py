@@ -28,6 +28,7 @@ ELSEWHERE = {
     "docs/restore.md": f"{_NOT_YET} tests/integration/test_restore_table.py, tests/infra/test_restore_guide.py",
     "docs/import.md": f"{_NOT_YET} tests/unit/cli/test_imports.py and its neighbours run it with files of their own",
     "docs/policies.md": f"{_NOT_YET} tests/unit/cli/test_policy.py, tests/infra/test_policies.py",
+    "docs/own-key.md": f"{_NOT_YET} tests/e2e/stack_key_story.py gives the stack a key",
     "docs/discover.md": f"{_NOT_YET} tests/unit/cli/test_discovery.py",
     "docs/doctor.md": f"{_NOT_YET} tests/e2e/test_doctor.py runs it on keys and roles of its own",
 }
