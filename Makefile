@@ -131,6 +131,10 @@ fault-table: $(RUNS) ## docs/fault-table.md, from tests that inject the faults (
 	  -k 'test_faults or every_fault or keyvigils_own_trouble'
 	@.venv/bin/pytest --quiet tests/unit/test_fault_table.py
 
+.PHONY: bench-start-up
+bench-start-up: build ## how long each function takes to be ready, as a ratio to boto3 with a KMS client; benchmarks/start_up.md
+	@.venv/bin/python benchmarks/start_up.py
+
 .PHONY: simulate
 simulate: .venv/.installed ## an hour at 1,000 to 1,000,000 keys in simulated time; benchmarks/simulation/results.md (half an hour)
 	@.venv/bin/python -m benchmarks.simulation.run
