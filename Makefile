@@ -194,8 +194,9 @@ event-schemas: .venv/.installed ## docs/schemas/*.json, from the code that makes
 	@.venv/bin/python -m tests.event_schemas
 
 .PHONY: cost
-cost: .venv/.installed ## README's table of what watching itself costs, counted in the rendered template
+cost: .venv/.installed ## README's table of what watching itself costs, and docs/cost.md: the bill
 	@.venv/bin/python -m tests.infra.watching_cost
+	@.venv/bin/python -m benchmarks.cost
 
 .PHONY: openapi
 openapi: .venv/.installed ## docs/openapi.json, from the code that answers the API
