@@ -1,5 +1,6 @@
 """`keyvigil import`: what people run already comes under watch, from the files that describe it."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from keyvigil_cli.command_line import Run, command
 from keyvigil_cli.errors import CliError
 from keyvigil_cli.exit_status import ExitStatus
 from keyvigil_cli.printable import printable
+from keyvigil_cli.settings import Settings
 from keyvigil_cli.table import Column, styled, table_of
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ KeyRegion = Annotated[str, typer.Option("--key-region", help="Likewise, their Re
 LockVia = Annotated[
     Literal["none", "event"],
     typer.Option("--lock-via", help="How the clusters are locked; `cluster update` knows more."),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Value of a variable; can be repeated.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Register nothing; say what would be, and what is refused.")]
 
@@ -152,4 +157,109 @@ def terraform(
 
     checked(project, account, dry_run=dry_run)
     found = read_terraform(content_of(file), account_id=account, region=key_region)
+    return register(run, found, project, roles, dry_run=dry_run, lock_via=lock_via)
+
+
+def variables_of(given: list[str] | None, *, environment: bool) -> dict[str, str]:
+    """Return what was given as NAME=VALUE, and on request the environment below it."""
+    variables = dict(os.environ) if environment else {}
+    for each in given or ():
+        name, equals, value = each.partition("=")
+        if not name or not equals:
+            message = f"--set {each.partition('=')[0]} is not NAME=VALUE"
+            raise typer.BadParameter(message)
+        variables[name] = value
+    return variables
+
+
+@command(group)
+def kes(
+    run: Run,
+    file: File,
+    *,
+    project: ProjectOption = None,
+    roles: Roles = None,
+    probe_secret_arn: Annotated[
+        str | None,
+        typer.Option("--probe-secret-arn", help="ARN of a secret made for the probe; MinIO's own are never read."),
+    ] = None,
+    given: SetOption = None,
+    environment: Annotated[
+        bool, typer.Option("--environment", help="Variables have the values that they have here.")
+    ] = False,
+    cluster_id: Annotated[
+        str | None, typer.Option("--cluster-id", help="The MinIO deployment's id; made from its key otherwise.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Its name, for people.")] = None,
+    account: Account = "",
+    lock_via: LockVia = "none",
+    dry_run: DryRun = False,
+) -> ExitStatus:
+    """Import a KES server's configuration: the KMS key behind MinIO. Exit status 1: it is not under watch."""
+    from keyvigil.domain.arns import role_account  # noqa: PLC0415 - only where it is used
+    from keyvigil_cli.imports.found import is_cluster_id  # noqa: PLC0415 - likewise
+    from keyvigil_cli.imports.kes import read_kes  # noqa: PLC0415 - likewise: loads YAML
+
+    checked(project, account, dry_run=dry_run)
+    if cluster_id is not None and not is_cluster_id(cluster_id):
+        message = "--cluster-id has 1 to 63 letters, digits, - and _, and begins with a letter or digit"
+        raise typer.BadParameter(message)
+    accounts = {role_account(each) or "" for each in roles or ()}
+    found = read_kes(
+        content_of(file),
+        "standard input" if file == "-" else Path(file).name,
+        variables=variables_of(given, environment=environment),
+        account_id=account or (accounts.pop() if len(accounts) == 1 else ""),
+        cluster_id=cluster_id,
+        name=name,
+    )
+    return register(run, found, project, roles, dry_run=dry_run, lock_via=lock_via, probe_secret_arn=probe_secret_arn)
+
+
+def names_a_file(text: str) -> bool:
+    """Say whether this is a file rather than a stack: stacks' names have neither dots nor slashes, their ARNs both."""
+    return not text.startswith("arn:") and (text == "-" or "." in text or "/" in text or Path(text).exists())
+
+
+@command(group)
+def cloudformation(
+    run: Run,
+    source: Annotated[str, typer.Argument(metavar="STACK|FILE", help="A deployed stack's name or ARN; or a template.")],
+    *,
+    project: ProjectOption = None,
+    roles: Roles = None,
+    stack_profile: Annotated[
+        str | None, typer.Option("--stack-profile", help="Profile that may read the stack, if not that of KeyVigil.")
+    ] = None,
+    stack_region: Annotated[
+        str | None, typer.Option("--stack-region", help="Region of the stack, if not that of KeyVigil.")
+    ] = None,
+    given: SetOption = None,
+    account: Account = "",
+    key_region: KeyRegion = "",
+    lock_via: LockVia = "none",
+    dry_run: DryRun = False,
+) -> ExitStatus:
+    """Import a deployed CloudFormation stack, or a template, CDK's too. Exit status 1: something is not under watch."""
+    from keyvigil_cli.imports.cloudformation import (  # noqa: PLC0415 - loads YAML
+        Deployed,
+        read_resources,
+        read_template,
+    )
+
+    checked(project, account, dry_run=dry_run)
+    if names_a_file(source):
+        variables = variables_of(given, environment=False)
+        said = Deployed(region=key_region, account_id=account, parameters=variables)
+        found = read_resources(read_template(content_of(source)), said)
+    else:
+        if given:
+            message = "--set is for a template in a file: a deployed stack has the values of its parameters"
+            raise typer.BadParameter(message)
+        from keyvigil_cli.connection import session_of  # noqa: PLC0415 - loads the AWS SDK
+        from keyvigil_cli.deployed_stack import read_stack  # noqa: PLC0415 - likewise
+
+        theirs = run.settings.but(Settings(profile=stack_profile, region=stack_region))
+        with run.working(f"reading the stack {source}") as news:
+            found = read_stack(session_of(theirs), source, news)
     return register(run, found, project, roles, dry_run=dry_run, lock_via=lock_via)
