@@ -186,7 +186,7 @@ def test_the_page_shows_all_that_the_json_has() -> None:
     assert "AccessDenied" in drawn.text
 
 
-# --- what comes under watch --------------------------------------------------------------------------------------------
+# --- what comes under watch ------------------------------------------------------------------------------------------
 
 
 def test_a_resource_has_the_id_that_an_import_gives_it() -> None:
