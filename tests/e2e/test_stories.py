@@ -24,7 +24,6 @@ from tests.e2e import (  # noqa: F401  importing them adds their stories
     cause_stories,
     command_line_story,
     danger_story,
-    discover_story,
     fault_story,
     key_event_stories,
     own_trouble_story,

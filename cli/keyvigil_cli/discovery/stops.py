@@ -24,8 +24,8 @@ KINDS: dict[str, Kind] = {
     ),
     "rds-cluster": Kind(
         "Aurora or RDS cluster", "Aurora or RDS clusters", "aws-rds",
-        "The cluster and all its instances stop. They can be started again if the key returns within seven days; later only a "
-        "restore from a backup helps, which needs the key too.",
+        "The cluster and all its instances stop. They can be started again if the key returns within seven days; later "
+        "only a restore from a backup helps, which needs the key too.",
         _DOCS + "AmazonRDS/latest/AuroraUserGuide/Overview.Encryption.html",
     ),
     "rds-part": Kind(
