@@ -7,6 +7,7 @@ from keyvigil_cli.commands import alert, backup, cluster, fleet, imports, incide
 from keyvigil_cli.commands.api import api
 from keyvigil_cli.commands.demo import demo
 from keyvigil_cli.commands.discover import discover
+from keyvigil_cli.commands.doctor import doctor
 from keyvigil_cli.commands.restore import restore
 from keyvigil_cli.commands.uninstall import uninstall
 from keyvigil_cli.settings import Settings
@@ -43,6 +44,7 @@ app.add_typer(policy.group, name="policy")
 app.add_typer(local.group, name="local")
 app.add_typer(imports.group, name="import")
 app.command()(as_command(api))
+app.command()(as_command(doctor))
 app.command()(as_command(demo))
 app.command()(as_command(discover))
 app.command()(as_command(restore))

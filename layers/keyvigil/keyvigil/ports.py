@@ -300,10 +300,11 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeAnswer:
-    """A probe's verdict, and what DescribeKey said if it answered."""
+    """A probe's verdict, and what DescribeKey said if it answered. `whole` is False if Decrypt alone was tried."""
 
     verdict: Verdict
     facts: KeyFacts | None
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,8 +361,13 @@ class Prober(Protocol):
     `spent_seconds` says how much of `PROBE_SECONDS` was used up before.
     """
 
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         """Try the operations of a registered key, Decrypt on its registration ciphertext.
+
+        `lean` tries Decrypt alone (and reads the secret, if there is one), and all of them if that fails; KMS being
+        busy is no reason to ask more of it.
 
         `fresh` assumes the role anew, whatever session of it is still good: a session hides a role that is broken.
         A key that works is looked at more closely if wanted: rotation and alias. That changes no verdict. `facts`
