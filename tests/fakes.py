@@ -358,7 +358,11 @@ class MemoryStore(Store):
 
     @override
     def due_keys(self, until: datetime) -> list[DueKey]:
-        due = [DueKey(each.project_id, each.key_id, each.due_at) for each in self.all(Key) if each.due_at <= until]
+        due = [
+            DueKey(each.project_id, each.key_id, each.due_at, each.role_arn.split(":")[4])
+            for each in self.all(Key)
+            if each.due_at <= until
+        ]
         return sorted(due, key=lambda each: each.due_at)
 
     @override

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -202,3 +203,14 @@ def test_the_stack_s_key_is_healthy_under_the_policy_that_is_printed(cloud: Loca
     customer.put_key_policy(less)
     status, told = customer.keyvigil(*asked)
     assert (status, asked_for(json.loads(told))) == (3, [("key policy", gone)])
+
+
+def test_the_alarms_of_the_guide_to_one_s_own_key_are_taken(cloud: LocalCloud) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own-key.md").read_text(encoding="utf-8")
+    alarms = [json.loads(each) for each in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    cloudwatch = cloud.session(CUSTOMER_ACCOUNT).client("cloudwatch")
+    for alarm in alarms:
+        cloudwatch.put_metric_alarm(**alarm)
+    named = [each["AlarmName"] for each in alarms]
+    found = cloudwatch.describe_alarms(AlarmNames=named)["MetricAlarms"]
+    assert sorted(each["AlarmName"] for each in found) == sorted(named)

@@ -15,7 +15,7 @@ from botocore.compat import HTTPHeaders
 from botocore.credentials import ReadOnlyCredentials
 
 from keyvigil import adapters
-from keyvigil.adapters import aws
+from keyvigil.adapters import aws, kms_prober
 from keyvigil.adapters.aws import acting_as
 from keyvigil.adapters.cloudtrail_history import CloudTrailHistory
 from keyvigil.adapters.dynamodb_store import DynamoDbStore
@@ -178,6 +178,21 @@ def test_one_kms_client_of_a_region_serves_every_tenant() -> None:
     assert oregon.meta.region_name == "us-west-2"
     assert ireland.meta.region_name == "eu-west-1"
     assert oregon is prober._kms("us-west-2")
+
+
+def test_clients_are_kept_of_as_many_regions_as_there_are_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kms_prober, "CACHED_REGIONS", 2)
+    prober = KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
+    first, second = prober._kms("us-west-2"), prober._kms("eu-west-1")
+    for region in ("us-west-2", "eu-west-1", "us-east-1"):
+        prober._secrets(region)
+
+    assert prober._kms("us-west-2") is first, "used again, it is not the oldest any more"
+    prober._kms("us-east-1")
+
+    assert list(prober._clients) == ["us-west-2", "us-east-1"]
+    assert list(prober._secrets_clients) == ["eu-west-1", "us-east-1"]
+    assert prober._kms("eu-west-1") is not second
 
 
 def test_one_secrets_manager_client_of_a_region_serves_every_tenant() -> None:

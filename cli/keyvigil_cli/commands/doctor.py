@@ -102,7 +102,9 @@ def _shown(diagnosis: "Diagnosis") -> Iterable[RenderableType]:
         yield _to_add(addition)
     commands = list(dict.fromkeys(command for check in diagnosis.checks for command in check.commands))
     if commands:
-        yield Text("\n".join(("To mend it:", *(f"  {printable(each)}" for each in commands))), no_wrap=True)
+        either = any(check.either for check in diagnosis.checks)
+        head = "To mend it, one policy is enough:" if either else "To mend it:"
+        yield Text("\n".join((head, *(f"  {printable(each)}" for each in commands))), no_wrap=True)
     for note in diagnosis.notes:
         yield Text(printable(note), no_wrap=True)
 

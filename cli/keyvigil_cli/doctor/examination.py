@@ -4,6 +4,7 @@ Nothing is changed and nothing of the caller's is read: what is encrypted is a c
 context of KeyVigil's probes, and dropped at once.
 """
 
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from keyvigil.adapters.kms_errors import Classified, classify
 from keyvigil.domain.arns import is_multi_region, related_key_arn
-from keyvigil.domain.aws_commands import add_to_role, aws, trust_again, trust_statement, use_statement
+from keyvigil.domain.aws_commands import KeyCommands, add_to_role, aws, trust_again, trust_statement, use_statement
 from keyvigil.domain.keys import READ_SECRET, probe_context
 from keyvigil.domain.remediation import Seen, Subject, explain
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome, PolicyKind
@@ -295,11 +296,7 @@ class _Examination:
             )
         places = self._places(action, key, refused.policy if refused else None)
         additions = tuple(self._addition(place, action, key) for place in places)
-        commands = tuple(
-            add_to_role(self._principal, key, each.statement)
-            for each in additions
-            if each.place is Place.ROLE and ":role/" in self._principal
-        )
+        commands = tuple(self._adding(each, key) for each in additions if each.place is Place.KEY or self._is_role)
         where = " and ".join(f"the {each}" for each in places)
         either = len(places) > 1 and self._same_account
         if either:
@@ -313,6 +310,17 @@ class _Examination:
             either=either,
             commands=commands,
         )
+
+    @staticmethod
+    def _adding(addition: Addition, key: str) -> str:
+        """The command that adds a statement."""
+        if addition.place is Place.ROLE:
+            return add_to_role(addition.of, key, addition.statement)
+        return KeyCommands(key, key.split(":")[3]).add_to_policy(json.dumps(addition.statement))
+
+    @property
+    def _is_role(self) -> bool:
+        return ":role/" in self._principal
 
     @property
     def _same_account(self) -> bool:

@@ -1,7 +1,7 @@
 """What the use cases need from the outside world. Adapters implement these; unit tests use in-memory ones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -77,11 +77,15 @@ class Page[T]:
 
 @dataclass(frozen=True, slots=True)
 class DueKey:
-    """A key that is due, as the index shows it; the index may lag behind the table."""
+    """A key that is due, as the index shows it; the index may lag behind the table.
+
+    `account_id` is the account of the key's role, None for an item that was written before that was kept there.
+    """
 
     project_id: str
     key_id: str
     due_at: datetime
+    account_id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -438,6 +438,7 @@ def test_the_statement_is_printed_so_that_it_can_be_pasted(keyvigil: Callable[[s
     wanted = CustomerRole(key_arns=(KEY,), use=KeyUse.CSE, project_id="acme-prod")
     assert statement == wanted.key_statements(f"arn:aws:iam::{ACCOUNT}:role/admin")[1]
     assert "ACCESS_DENIED" in head
+    assert "To mend it:\n  aws kms get-key-policy" in told
 
     asked = keyvigil(f"doctor {KEY} --for zilliz-byoc --project acme-prod --output json", own).json
     assert asked["outcome"] == "UNHEALTHY"

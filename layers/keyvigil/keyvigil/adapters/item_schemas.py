@@ -125,9 +125,17 @@ def _without_chat(project: Body) -> Body:
 def _not_judged(row: Body) -> Body:
     """OUTBOX 2 to 3: nobody decided whether it is sent, so that is decided now if it is not.
 
-    Among what is `delivered` there can be `chat` and `finding` now, which older code does not know.
+    Among what is `delivered` there can be `chat` and `finding` now, which older code does not know. No alert
+    told of several keys.
     """
-    return {"judged": None, "withheld": False, **row}
+    alert = row.get("alert")
+    return {
+        "judged": None,
+        "withheld": False,
+        "told_as": None,
+        **row,
+        "alert": {"keys": [], **alert} if alert else None,
+    }
 
 
 def _shared_with_nobody(claim: Body) -> Body:

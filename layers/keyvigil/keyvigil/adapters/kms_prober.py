@@ -59,6 +59,9 @@ REUSE_SECONDS = 600
 default check interval, 5 minutes before the session expires; and any failure is looked at again with fresh ones."""
 
 CACHED_ROLES = 1000
+CACHED_REGIONS = 40
+"""Of how many Regions clients are kept, more than AWS has in a partition: a key's ARN can name any."""
+
 _MAY_BE_THE_SESSION = {Cause.ACCESS_DENIED, Cause.OWN_CREDENTIALS, Cause.SECRET_UNREADABLE}
 _NOT_TO_BE_SEEN = {Cause.ACCESS_DENIED, Cause.KEY_WRONG_USAGE}
 BUDGET_SECONDS = PROBE_SECONDS
@@ -150,8 +153,8 @@ class KmsProber:
         self._calls = calls or KmsCalls()
         self._monitor_role_arn = monitor_role_arn
         self._lean = lean
-        self._clients: dict[str, KmsTransport] = {}
-        self._secrets_clients: dict[str, SecretsManagerClient] = {}
+        self._clients: OrderedDict[str, KmsTransport] = OrderedDict()
+        self._secrets_clients: OrderedDict[str, SecretsManagerClient] = OrderedDict()
         self._lock = Lock()
         self._roles: RoleCredentials | None = None
 
@@ -414,7 +417,7 @@ class KmsProber:
                     region_name=region,
                     config=config(read_timeout=PROBE_READ_TIMEOUT_SECONDS, connections=20),
                 )
-            return self._secrets_clients[region]
+            return _kept(self._secrets_clients, region)
 
     def _kms(self, region: str) -> KmsTransport:
         with self._lock:
@@ -426,7 +429,7 @@ class KmsProber:
                 )
                 self._calls.watch(client)
                 self._clients[region] = LeanKms(client, session().get_credentials()) if self._lean else client
-            return self._clients[region]
+            return _kept(self._clients, region)
 
     def _subject(self, key: Key) -> Subject:
         return Subject(
@@ -451,6 +454,14 @@ class KmsProber:
             probe_secret_arn=registration.probe_secret_arn,
             used_by_services=registration.use is KeyUse.SERVICE,
         )
+
+
+def _kept[T](clients: OrderedDict[str, T], region: str) -> T:
+    """A Region's client, and none of those that were not asked for longest, if there are too many."""
+    clients.move_to_end(region)
+    while len(clients) > CACHED_REGIONS:
+        clients.popitem(last=False)
+    return clients[region]
 
 
 class _Run:
