@@ -174,6 +174,13 @@ def test_the_lean_transport_comes_to_the_same_verdict(probed: Probe, fault: Faul
     assert verdict.operation in {None, fault.at.partition(" ")[2], "Decrypt"}
 
 
+@pytest.mark.parametrize("lean", [False, True], ids=["boto3", "lean"])
+def test_a_list_is_no_answer_about_the_key_either(probed: Probe, *, lean: bool) -> None:
+    a_list = Fault("a list", "KMS DescribeKey", Cause.UNCLASSIFIED, page(200, "[1]"))
+
+    assert probed(a_list, lean=lean).cause is Cause.UNCLASSIFIED
+
+
 def shown(outcome: Outcome, cause: Cause | None) -> str:
     return f"{outcome} {cause}" if cause else str(outcome)
 
