@@ -131,6 +131,10 @@ fault-table: $(RUNS) ## docs/fault-table.md, from tests that inject the faults (
 	  -k 'test_faults or every_fault or keyvigils_own_trouble'
 	@.venv/bin/pytest --quiet tests/unit/test_fault_table.py
 
+.PHONY: bench-start-up
+bench-start-up: build ## how long each function takes to be ready, as a ratio to boto3 with a KMS client; benchmarks/start_up.md
+	@.venv/bin/python benchmarks/start_up.py
+
 ##### Measuring
 
 .tools/bench/.installed: requirements/bench.txt .tools/uv/.installed
@@ -212,8 +216,9 @@ event-schemas: .venv/.installed ## docs/schemas/*.json, from the code that makes
 	@.venv/bin/python -m tests.event_schemas
 
 .PHONY: cost
-cost: .venv/.installed ## README's table of what watching itself costs, counted in the rendered template
+cost: .venv/.installed ## README's table of what watching itself costs, and docs/cost.md: the bill
 	@.venv/bin/python -m tests.infra.watching_cost
+	@.venv/bin/python -m benchmarks.cost
 
 .PHONY: openapi
 openapi: .venv/.installed ## docs/openapi.json, from the code that answers the API

@@ -13,6 +13,7 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.credentials import ReadOnlyCredentials
+from pynamodb.connection import Connection
 
 from keyvigil import adapters
 from keyvigil.adapters import aws, kms_prober
@@ -282,3 +283,12 @@ def test_no_adapter_makes_a_client_without_settings_of_its_own() -> None:
     assert len(calls) == len(CLIENTS) + len(PATIENT_CLIENTS), "a client was added: name it in CLIENTS"
     for name, call in calls:
         assert any(keyword.arg == "config" for keyword in call.keywords), f"{name}:{call.lineno}"
+
+
+def test_the_tables_client_reads_botocores_definitions_no_second_time_and_signs_with_our_own_credentials() -> None:
+    with acting_as(ALPHA):
+        table = Connection(region="us-west-2")
+        credentials = table.client._request_signer._credentials.get_frozen_credentials()
+    assert credentials.access_key == OWN
+    core = aws.session()._session
+    assert table.session.get_component("data_loader") is core.get_component("data_loader")

@@ -120,7 +120,7 @@ def register(
     lines = registering.lines
     plain = [each.as_plain() for each in lines]
     answer = {"project_id": project, "dry_run": dry_run, "items": plain, "without_key": found.without_key}
-    run.show(answer, lambda: _shown(lines))
+    run.show(answer, lambda: shown(lines))
     if found.without_key:
         count = len(found.without_key)
         run.say(f"{count} more could have a KMS key of the customer's, and name none (--output json lists them).")
@@ -129,7 +129,8 @@ def register(
     return status
 
 
-def _shown(lines: "Iterable[Line]") -> Iterable[RenderableType]:
+def shown(lines: "Iterable[Line]") -> Iterable[RenderableType]:
+    """What became of each line, and what to do about those that are not under watch."""
     lines = list(lines)
     if not lines:
         return

@@ -100,7 +100,7 @@ def _finding(finding: Finding) -> Html:
         "li",
         tag("span", _badge(level, finding.code)),
         tag("span", tag("b", name(finding.name)), " ", tag("span", name(str(finding.place)), class_="quiet")),
-        tag("span", name(finding.message), Html("<br>"), tag("span", name(finding.advice), class_="quiet")),
+        tag("div", tag("p", name(finding.message)), tag("p", name(finding.advice), class_="quiet")),
     )
 
 

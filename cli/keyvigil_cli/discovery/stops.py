@@ -18,14 +18,14 @@ _DOCS = "https://docs.aws.amazon.com/"
 KINDS: dict[str, Kind] = {
     "rds-instance": Kind(
         "RDS instance", "RDS instances", "aws-rds",
-        "The database stops. It starts again if the key returns within seven days; later only a restore from a backup "
-        "helps, which needs the key too.",
+        "The database stops. It can be started again if the key returns within seven days; later only a restore from a "
+        "backup helps, which needs the key too.",
         _DOCS + "AmazonRDS/latest/UserGuide/Overview.Encryption.Keys.html",
     ),
     "rds-cluster": Kind(
         "Aurora or RDS cluster", "Aurora or RDS clusters", "aws-rds",
-        "The cluster and all its instances stop. They start again if the key returns within seven days; later only a "
-        "restore from a backup helps, which needs the key too.",
+        "The cluster and all its instances stop. They can be started again if the key returns within seven days; later "
+        "only a restore from a backup helps, which needs the key too.",
         _DOCS + "AmazonRDS/latest/AuroraUserGuide/Overview.Encryption.html",
     ),
     "rds-part": Kind(

@@ -18,6 +18,7 @@ from typing import Any, cast, override
 
 from pynamodb.attributes import Attribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.connection import Connection
+from pynamodb.connection import base as pynamodb_connection
 from pynamodb.constants import NUMBER
 from pynamodb.exceptions import DeleteError, DoesNotExist, PutError, TransactWriteError
 from pynamodb.expressions.condition import Condition
@@ -25,7 +26,7 @@ from pynamodb.indexes import GlobalSecondaryIndex, KeysOnlyProjection
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
 
-from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
+from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS, own_session
 from keyvigil.adapters.item_schemas import FIRST, newest, upgraded
 from keyvigil.adapters.plain_data import from_stored, to_plain
 from keyvigil.domain.alerts import OutboxRow
@@ -56,6 +57,10 @@ from keyvigil.ports import (
     SweepRecord,
     Write,
 )
+
+# pynamodb makes a botocore session of its own wherever it connects, and takes no other: this spares it from reading
+# again what the prober's has read. It is a name that pynamodb imports, so the type checker does not know it there.
+pynamodb_connection.get_session = own_session  # type: ignore[attr-defined]
 
 AGENDA_SHARDS = 8
 """Partitions of each agenda list: a partition of an index takes 1,000 writes a second, and one write is one probe."""
