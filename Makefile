@@ -131,6 +131,32 @@ fault-table: $(RUNS) ## docs/fault-table.md, from tests that inject the faults (
 	  -k 'test_faults or every_fault or keyvigils_own_trouble'
 	@.venv/bin/pytest --quiet tests/unit/test_fault_table.py
 
+.PHONY: bench-start-up
+bench-start-up: build ## how long each function takes to be ready, as a ratio to boto3 with a KMS client; benchmarks/start_up.md
+	@.venv/bin/python benchmarks/start_up.py
+
+##### Measuring
+
+.tools/bench/.installed: requirements/bench.txt .tools/uv/.installed
+	$(call install,.tools/bench,bench,what is measured and what measures)
+	@touch $@
+
+.PHONY: bench
+bench: .tools/bench/.installed ## how fast keys are checked, against what others do: benchmarks/results (ROUNDS=5, ten minutes)
+	@.tools/bench/bin/python -m benchmarks.bench --rounds $(or $(ROUNDS),5) $(BENCH)
+
+.tools/bench-custodian/.installed: requirements/bench-custodian.txt .tools/uv/.installed
+	$(call install,.tools/bench-custodian,bench-custodian,Cloud Custodian)
+	@touch $@
+
+.tools/bench-prowler/.installed: requirements/bench-prowler.txt .tools/uv/.installed
+	$(call install,.tools/bench-prowler,bench-prowler,Prowler)
+	@touch $@
+
+.PHONY: bench-peers
+bench-peers: .tools/bench/.installed .tools/bench-custodian/.installed .tools/bench-prowler/.installed ## the same against Cloud Custodian and Prowler, as whole processes over 200 keys
+	@.tools/bench/bin/python -m benchmarks.peers
+
 .PHONY: simulate
 simulate: .venv/.installed ## an hour at 1,000 to 1,000,000 keys in simulated time; benchmarks/simulation/results.md (half an hour)
 	@.venv/bin/python -m benchmarks.simulation.run
@@ -190,8 +216,9 @@ event-schemas: .venv/.installed ## docs/schemas/*.json, from the code that makes
 	@.venv/bin/python -m tests.event_schemas
 
 .PHONY: cost
-cost: .venv/.installed ## README's table of what watching itself costs, counted in the rendered template
+cost: .venv/.installed ## README's table of what watching itself costs, and docs/cost.md: the bill
 	@.venv/bin/python -m tests.infra.watching_cost
+	@.venv/bin/python -m benchmarks.cost
 
 .PHONY: openapi
 openapi: .venv/.installed ## docs/openapi.json, from the code that answers the API

@@ -115,9 +115,17 @@ ANSWERS: dict[bytes, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+REGIONS = """<DescribeRegionsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><regionInfo><item>
+<regionName>us-west-2</regionName><regionEndpoint>ec2.us-west-2.amazonaws.com</regionEndpoint>
+<optInStatus>opt-in-not-required</optInStatus></item></regionInfo></DescribeRegionsResponse>"""
+
+
 def sts(body: bytes) -> bytes:
+    """STS, and of EC2 the one question that Prowler begins with."""
     asked = parse_qs(body.decode())
-    if asked["Action"] == ["GetCallerIdentity"]:
+    if asked.get("Action") == ["DescribeRegions"]:
+        return REGIONS.encode()
+    if asked.get("Action") == ["GetCallerIdentity"]:
         said = f"<Arn>arn:aws:iam::{ACCOUNT}:user/bench</Arn><UserId>AIDABENCH</UserId><Account>{ACCOUNT}</Account>"
     else:
         name = asked.get("RoleArn", ["none"])[0].rpartition("/")[2][-12:]
@@ -125,7 +133,7 @@ def sts(body: bytes) -> bytes:
             f"<Credentials><AccessKeyId>ASIA{name:0>16}</AccessKeyId><SecretAccessKey>made-up</SecretAccessKey>"
             f"<SessionToken>{'t' * 600}</SessionToken><Expiration>2036-11-22T03:00:00Z</Expiration></Credentials>"
         )
-    action = asked["Action"][0]
+    action = asked.get("Action", ["Unknown"])[0]
     xmlns = "https://sts.amazonaws.com/doc/2011-06-15/"
     return f'<{action}Response xmlns="{xmlns}"><{action}Result>{said}</{action}Result></{action}Response>'.encode()
 

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from keyvigil.domain.actors import Actor
-from keyvigil.domain.alerts import AlertType, Severity
+from keyvigil.domain.alerts import AlertKey, AlertType, Severity
 from keyvigil.domain.backups import Backup
+from keyvigil.domain.bundles import Bundle, Member
 from keyvigil.domain.canaries import STACKS_OWN, Canary
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import Incident, IncidentStatus
@@ -166,6 +167,32 @@ def full_problem() -> Problem:
         news=("key.unhealthy KEY_DISABLED",),
         unsaid=Why.SILENCED,
         over_at=NOW + timedelta(days=1),
+        together=True,
+    )
+
+
+def full_bundle() -> Bundle:
+    member = Member(
+        dedup_key="acme-prod/k/01JINCIDENT/key",
+        key_id=KEY_ID,
+        key=AlertKey(arn=KEY_ARN, region="us-west-2", account_id=CUSTOMER, alias="alias/vectors"),
+        incident_id="01JINCIDENT",
+        type=AlertType.KEY_UNHEALTHY,
+        severity=Severity.CRITICAL,
+        clusters=7,
+        over_at=NOW,
+    )
+    return Bundle(
+        dedup_key=member.dedup_key,
+        cause="KEY_DISABLED",
+        began_at=NOW,
+        told_at=NOW,
+        sequence=7,
+        members={member.dedup_key: member},
+        news=("key.unhealthy KEY_DISABLED",),
+        due_at=NOW,
+        reminders=1,
+        over_at=NOW,
     )
 
 

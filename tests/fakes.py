@@ -358,7 +358,11 @@ class MemoryStore(Store):
 
     @override
     def due_keys(self, until: datetime) -> list[DueKey]:
-        due = [DueKey(each.project_id, each.key_id, each.due_at) for each in self.all(Key) if each.due_at <= until]
+        due = [
+            DueKey(each.project_id, each.key_id, each.due_at, each.role_arn.split(":")[4])
+            for each in self.all(Key)
+            if each.due_at <= until
+        ]
         return sorted(due, key=lambda each: each.due_at)
 
     @override
@@ -473,14 +477,18 @@ class ScriptedProber(Prober):
         self.answers = list(answers)
         self.probes = 0
         self.closely: list[bool] = []
+        self.lean: list[bool] = []
         self.registration: RegistrationAnswer | None = None
         self.validation: ValidationAnswer | None = None
         self.restore: RestoreAnswer | None = None
 
     @override
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         self.probes += 1
         self.closely.append(closely)
+        self.lean.append(lean)
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     @override

@@ -186,7 +186,9 @@ class _Customers(ScriptedProber, Prober):
         self._timeout = examples.verdict(Cause.TIMEOUT)
 
     @override
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         simulation = self._simulation
         began = simulation.clock.now()
         if simulation.is_out(key.region, simulation.second):

@@ -48,7 +48,7 @@ Region = Annotated[
 Stack = Annotated[
     str | None,
     typer.Option(
-        envvar="KEYVIGIL_STACK", help=f"Stack whose API is called.  [default: {DEFAULT_STACK}]", rich_help_panel=_PANEL
+        help=f"Stack whose API is called (or KEYVIGIL_STACK).  [default: {DEFAULT_STACK}]", rich_help_panel=_PANEL
     ),
 ]
 ApiUrl = Annotated[
@@ -250,11 +250,13 @@ def as_command[**P](function: Command[P]) -> Callable[..., None]:
 
 
 def with_environment(told: Settings) -> Settings:
-    """Add the address that the environment names, unless an option says where to look."""
-    address = os.environ.get("KEYVIGIL_API_URL")
-    if told.api_url is None and told.stack is None and address:
-        return told.but(Settings(api_url=address))
-    return told
+    """Add what the environment names, unless an option says where to look: an address before a stack.
+
+    Whoever has an address may not be allowed to look a stack up.
+    """
+    address = os.environ.get("KEYVIGIL_API_URL") if told.stack is None else None
+    environment = Settings(api_url=address or None, stack=os.environ.get("KEYVIGIL_STACK") or None)
+    return environment.but(told)
 
 
 def _carry_out(act: Callable[[], ExitStatus | None], told: Settings) -> int:

@@ -6,6 +6,8 @@ from keyvigil_cli.command_line import ApiUrl, Output, Profile, Region, Stack, as
 from keyvigil_cli.commands import alert, backup, cluster, fleet, imports, incident, key, local, policy, project, silence
 from keyvigil_cli.commands.api import api
 from keyvigil_cli.commands.demo import demo
+from keyvigil_cli.commands.discover import discover
+from keyvigil_cli.commands.doctor import doctor
 from keyvigil_cli.commands.restore import restore
 from keyvigil_cli.commands.uninstall import uninstall
 from keyvigil_cli.settings import Settings
@@ -42,6 +44,8 @@ app.add_typer(policy.group, name="policy")
 app.add_typer(local.group, name="local")
 app.add_typer(imports.group, name="import")
 app.command()(as_command(api))
+app.command()(as_command(doctor))
 app.command()(as_command(demo))
+app.command()(as_command(discover))
 app.command()(as_command(restore))
 app.command()(as_command(uninstall))

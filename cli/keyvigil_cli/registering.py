@@ -71,7 +71,8 @@ class Line:
 class Wanted:
     """What the person said: into which project, with which roles, and how clusters are locked.
 
-    `project_id` may be missing in a dry run: then nothing is compared with what is registered.
+    `project_id` may be missing in a dry run: then nothing is compared with what is registered. `again` is what to do
+    once there is a role.
     """
 
     project_id: str | None
@@ -79,6 +80,7 @@ class Wanted:
     probe_secret_arn: str | None = None
     lock_via: str = "none"
     dry_run: bool = False
+    again: str = "import again with --role"
 
     def role_for(self, key_arn: str) -> str | None:
         """The role in the account of a key."""
@@ -243,7 +245,7 @@ class Registering:
         deploy = (
             f"In account {account_of(arn)} deploy onboarding/customer-role.yaml (docs/onboarding.md) with "
             f"ProjectId={project_id} ExternalId={external_id} Use={use} and {arn} among KeyArns, "
-            "and import again with --role and its ARN."
+            f"and {self.wanted.again} and its ARN."
         )
         return (deploy,)
 

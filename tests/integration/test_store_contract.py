@@ -70,6 +70,7 @@ from tests.examples import (
     actor,
     backup,
     cluster,
+    full_bundle,
     full_problem,
     full_silence,
     incident,
@@ -403,6 +404,7 @@ def full_rows() -> list[OutboxRow]:
         occurred_at=NOW,
         detected_at=LATER,
     )
+    alert = changed(alert, keys=full_bundle().as_listed())
     request = LockRequest(
         detail_type="Cluster Lock Requested",
         project_id="acme-prod",
@@ -420,7 +422,7 @@ def full_rows() -> list[OutboxRow]:
         "withheld": True,
     }
     return [
-        start_row("01JALERT", alert=alert, workflow_start=None, for_operator=True, **sent),
+        start_row("01JALERT", alert=alert, workflow_start=None, for_operator=True, told_as=alert, **sent),
         start_row("01JLOCK", lock_request=request, workflow_start=None, **sent),
         start_row("01JSTART", **sent),
     ]
@@ -477,7 +479,12 @@ FULL: list[Entity] = [
     full_canary(),
     full_brake(),
     LockoutTally(begun=(BegunLockout(incident_id="01JINCIDENT", at=NOW),)),
-    Ledger(project_id="acme-prod", key_id=KEY_ID, problems={"acme-prod/k/01JINCIDENT/key": full_problem()}),
+    Ledger(
+        project_id="acme-prod",
+        key_id=KEY_ID,
+        problems={"acme-prod/k/01JINCIDENT/key": full_problem()},
+        bundles={"b": full_bundle()},
+    ),
     Silences(project_id="acme-prod", silences=(full_silence(),)),
 ]
 SPARSE: list[Entity] = [
@@ -1009,6 +1016,15 @@ def test_due_keys_of_all_projects_are_found_oldest_first(store: Store) -> None:
 
     assert [each.key_id for each in found] == [f"id-{number:02d}" for number in reversed(range(30))]
     assert {each.project_id for each in found} == {"project-0", "project-1", "project-2"}
+
+
+@pytest.mark.parametrize("account_id", ["222222222222", "012345678900", "999999999999", "000000000010"])
+def test_a_due_key_names_the_account_whose_quota_its_probe_draws_on(store: Store, account_id: str) -> None:
+    put(store, key(role_arn=f"arn:aws-cn:iam::{account_id}:role/path/keyvigil", due_at=NOW))
+
+    (found,) = store.due_keys(NOW)
+
+    assert (found.account_id, found.due_at) == (account_id, NOW)
 
 
 @pytest.mark.parametrize("status", KeyStatus)

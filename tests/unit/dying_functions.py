@@ -193,7 +193,9 @@ class OneKey(ScriptedProber):
         self.cause: Cause | None = None
 
     @override
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         return ProbeAnswer(verdict=verdict(self.cause, at=self._clock.now(), latency_ms=0), facts=None)
 
 

@@ -99,14 +99,16 @@ class FairWeather(Simulation):
     # --- the world --------------------------------------------------------------------------------------------------
 
     @override
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         lasting = self.cause
         watched = key.project_id == PROJECT
         if watched and self.script:
             self.cause = self.script.pop(0)
         if watched:
             self.probed.append((self.clock.now(), self.cause))
-        answer = super().probe(key, fresh=fresh, closely=closely, spent_seconds=spent_seconds)
+        answer = super().probe(key, fresh=fresh, closely=closely, lean=lean, spent_seconds=spent_seconds)
         self.cause = lasting
         return answer
 

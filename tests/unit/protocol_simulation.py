@@ -565,7 +565,9 @@ class Simulation(Prober, OutboxRelay):
     # --- what AWS does ------------------------------------------------------------------------------------------
 
     @override
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         """Our own trouble denies us every role, the canary's too.
 
         It may be over between a customer's denial and the canary's next probe, once a canary has seen it: one that

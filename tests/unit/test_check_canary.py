@@ -54,7 +54,9 @@ class World(Prober):
         raise NotImplementedError
 
     @override
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         self.fresh[key.key_id], self.spent[key.key_id] = fresh, spent_seconds
         answer = ProbeAnswer(verdict=self._answer(key.key_id), facts=None)
         if key.project_id != CANARY_PROJECT:

@@ -12,6 +12,7 @@ import pytest
 from keyvigil.adapters import aws, kms_prober
 from keyvigil.adapters.kms_prober import KmsProber
 from keyvigil.domain.keys import Key, KeyUse
+from keyvigil.domain.probe_plans import LEAN
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome, Verdict
 from tests.examples import MONITOR_ROLE_ARN, key
 from tests.fakes import FakeClock, changed
@@ -40,7 +41,7 @@ HEALTHY = None
 class Probe(Protocol):
     """Probe a key while a fault lasts, by a boto3 client or by the lean transport."""
 
-    def __call__(self, fault: "Fault", *, lean: bool = False) -> Verdict: ...
+    def __call__(self, fault: "Fault", *, lean: bool = False, plan: str = "full") -> Verdict: ...
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Probe:
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
 
-    def probe(fault: Fault, *, lean: bool = False) -> Verdict:
+    def probe(fault: Fault, *, lean: bool = False, plan: str = "full") -> Verdict:
         operation = fault.at.partition(" ")[2]
         server = FaultServer({operation: fault.answer} if fault.answer is not None else {})
         with server.running(), monkeypatch.context() as patch:
@@ -156,7 +157,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Probe:
             try:
                 return (
                     KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN, lean=lean)
-                    .probe(changed(fault.probed, use=fault.use))
+                    .probe(changed(fault.probed, use=fault.use), lean=plan == LEAN)
                     .verdict
                 )
             finally:
@@ -171,6 +172,13 @@ def test_the_lean_transport_comes_to_the_same_verdict(probed: Probe, fault: Faul
 
     assert verdict.cause == fault.cause
     assert verdict.operation in {None, fault.at.partition(" ")[2], "Decrypt"}
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["boto3", "lean"])
+def test_a_list_is_no_answer_about_the_key_either(probed: Probe, *, lean: bool) -> None:
+    a_list = Fault("a list", "KMS DescribeKey", Cause.UNCLASSIFIED, page(200, "[1]"))
+
+    assert probed(a_list, lean=lean).cause is Cause.UNCLASSIFIED
 
 
 def shown(outcome: Outcome, cause: Cause | None) -> str:
@@ -194,3 +202,15 @@ def test_every_answer_that_is_no_answer_about_the_key_is_unknown(probed: Probe) 
 def test_a_key_that_is_well_is_healthy_here_too(probed: Probe) -> None:
     """Or every row above might be UNKNOWN for want of a server that works."""
     assert probed(Fault("nothing", "KMS Encrypt", HEALTHY, use=KeyUse.CSE)).outcome is Outcome.HEALTHY
+
+
+NOT_ASKED_WHEN_LEAN = ("KMS DescribeKey", "KMS Encrypt", "KMS GenerateDataKey")
+"""A fault that strikes one of these operations alone waits for the whole check, an hour at most."""
+
+
+def test_a_lean_probe_finds_the_same_unless_the_fault_strikes_only_what_it_does_not_ask(probed: Probe) -> None:
+    for fault in FAULTS:
+        of_the_endpoint = not fault.answer and fault.environ
+        missed = fault.at in NOT_ASKED_WHEN_LEAN and not of_the_endpoint
+        verdict = probed(fault, plan=LEAN)
+        assert verdict.cause is (None if missed else fault.cause), fault

@@ -33,9 +33,9 @@ from keyvigil.domain.keys import (
     Rotation,
     probe_context,
 )
-from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome
+from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Finding, Outcome
 from keyvigil.ports import RegistrationAnswer, ValidationAnswer
-from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, MONITOR_ROLE_ARN, NOW, ROLE_ARN, SECRET_ARN, key
+from tests.examples import EXTERNAL_ID, KEY_ARN, KMS_KEY, MONITOR_ROLE_ARN, NOW, ROLE_ARN, SECRET_ARN, key, verdict
 from tests.fakes import FakeClock, changed
 
 if TYPE_CHECKING:
@@ -250,6 +250,56 @@ REGISTRATION = Registration(
 
 
 # --- a registered key -------------------------------------------------------------------------------------------
+
+
+FINDING = Finding(code="DESCRIBE_KEY_DENIED", message="DescribeKey is denied.")
+
+
+def test_a_lean_probe_of_a_working_key_decrypts_and_nothing_else(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.decrypts()
+    answer = prober.probe(registered(verdict=verdict(None, findings=(FINDING,))), lean=True)
+    assert cloud.asked == ["AssumeRole", "Decrypt"]
+    assert (answer.verdict.outcome, answer.facts, answer.whole) == (Outcome.HEALTHY, None, False)
+    assert answer.verdict.message == "The key works: Decrypt succeeded."
+    assert answer.verdict.findings == (FINDING,), "what DescribeKey found is neither found anew nor over"
+
+
+def test_a_lean_probe_reads_the_secret_too(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.decrypts()
+    cloud.gives_the_secret()
+    answer = prober.probe(registered(use=KeyUse.KES, probe_secret_arn=SECRET_ARN), lean=True)
+    assert cloud.asked == ["AssumeRole", "Decrypt", "GetSecretValue"]
+    assert answer.verdict.outcome is Outcome.HEALTHY
+
+
+def test_a_lean_probe_that_fails_becomes_the_whole_check_at_once(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.refuses("decrypt", "KMSInvalidStateException")
+    cloud.describes(KeyState="PendingDeletion", DeletionDate=NOW)
+    cloud.refuses("encrypt", "KMSInvalidStateException")
+    answer = prober.probe(registered(), lean=True)
+    assert cloud.asked == ["AssumeRole", "Decrypt", "DescribeKey", "Encrypt"]
+    assert answer.whole
+    assert answer.verdict.cause is Cause.KEY_PENDING_DELETION
+    assert answer.facts is not None
+    assert answer.facts.deletion_date == NOW
+
+
+def test_a_lean_probe_that_is_throttled_asks_no_more(prober: KmsProber, cloud: Aws) -> None:
+    cloud.role_gives_a_session()
+    cloud.refuses("decrypt", "ThrottlingException")
+    answer = prober.probe(registered(), lean=True)
+    assert cloud.asked == ["AssumeRole", "Decrypt"]
+    assert (answer.verdict.cause, answer.whole) == (Cause.THROTTLED, False)
+
+
+def test_a_lean_probe_with_a_damaged_ciphertext_asks_nothing(prober: KmsProber, cloud: Aws) -> None:
+    baseline = changed(Baseline.of(OLD_CIPHERTEXT, CONTEXT, NOW), ciphertext=b"damaged")
+    answer = prober.probe(key(baseline=baseline), lean=True)
+    assert cloud.asked == []
+    assert answer.verdict.outcome is Outcome.UNKNOWN
 
 
 def test_a_working_cmek_key_is_described_encrypted_with_and_decrypted_with(

@@ -199,6 +199,7 @@ def test_an_alert_is_json_field_by_field_as_in_the_contract(aws: Stubs, notifier
         },
         "actor": None,
         "clusters": [{"cluster_id": "vectors-prod", "status": "LOCKED", "detail": None}],
+        "keys": [],
         "clusters_total": 1,
         "remediation": {
             "summary": "Mend it.",

@@ -14,7 +14,7 @@ from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import LONGEST_REASON, DamagedItemError, DeliveryError, NewerItemError, NotFoundError
 from keyvigil.ports import CheckMessage, FindActorMessage
-from keyvigil.use_cases import plan_sweep, reconcile
+from keyvigil.use_cases import reconcile
 from keyvigil.use_cases.braking import AskBrake, Braking
 from keyvigil.use_cases.lock_clusters import FailOverdueLock
 from keyvigil.use_cases.outbox_aside import OutboxAside
@@ -682,10 +682,8 @@ def test_what_went_wrong_is_told_in_one_line_of_bounded_length(world: World, mon
     assert "\n" not in reason
 
 
-def test_a_sweep_sends_a_bounded_number_of_keys_those_first_that_have_been_due_the_longest(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plan_sweep, "KEYS_A_SWEEP", 2)
+def test_a_sweep_sends_a_bounded_number_of_keys_those_first_that_have_been_due_the_longest(world: World) -> None:
+    world.sweep = PlanSweep(world.store, world.queue, world.clock, keys_a_sweep=2)
     world.store.put(*(key(key_id=f"k{n}", due_at=NOW - timedelta(seconds=n)) for n in range(5)))
     result = world.sweep()
     assert (result.keys_due, result.keys_sent) == (5, 2)

@@ -180,7 +180,9 @@ class Stage(Simulation):
             self.let_pass(seconds)
 
     @override
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         answer = super().probe(key, fresh=fresh, closely=closely, spent_seconds=spent_seconds)
         now = self.clock.now()
         if key.project_id != PROJECT:

@@ -21,7 +21,8 @@ from keyvigil.api import views
 from keyvigil.api.app import MAX_BODY_BYTES
 from keyvigil.api.requests import AnswerLock, CreateProject, Rebaseline, RegisterCluster, Subscribe
 from keyvigil.domain.alert_words import mail
-from keyvigil.domain.alerts import INCIDENT_ALERTS, Alert, AlertType, OutboxRow, make_alert
+from keyvigil.domain.alerts import INCIDENT_ALERTS, Alert, AlertKey, AlertType, OutboxRow, Severity, make_alert
+from keyvigil.domain.bundles import BUNDLES_OVER_KEPT, MOST_MEMBERS, Bundle, Member, told_again
 from keyvigil.domain.clusters import Cluster, ClusterStatus, LockAction, LockResult, LockSettings, LockVia
 from keyvigil.domain.incidents import (
     EXECUTIONS_KEPT,
@@ -42,11 +43,12 @@ from keyvigil.domain.incidents import (
 from keyvigil.domain.keys import REBASELINES_KEPT, Baseline, Key
 from keyvigil.domain.keys import Rebaseline as KeptRebaseline
 from keyvigil.domain.projects import MAX_CLUSTERS_PER_KEY, Protocol, Subscription
+from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.remediation import Seen, Subject, explain, missing_permission
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Verdict
 from keyvigil.ports import Entity
 from keyvigil.use_cases.record_lock_result import LockAnswer
-from tests.examples import CUSTOMER, EXTERNAL_ID, KMS_KEY, NOW, cluster, incident, key, project, verdict
+from tests.examples import CUSTOMER, EXTERNAL_ID, KMS_KEY, NOW, cluster, full_bundle, incident, key, project, verdict
 from tests.fakes import changed
 from tests.infra.source_template import ROOT
 from tests.unit.test_functions import Context, Recorder, Use, load
@@ -229,6 +231,17 @@ ITEMS: list[Entity] = [
         project_id=PROJECT_ID,
         created_at=NOW,
         alert=largest_alert(AlertType.CLUSTER_UNLOCK_FAILED, Cause.ACCESS_DENIED),
+        told_as=largest_alert(AlertType.CLUSTER_UNLOCK_FAILED, Cause.ACCESS_DENIED),
+    ),
+    Ledger(
+        project_id=PROJECT_ID,
+        key_id=None,
+        bundles={
+            f"b{number}": changed(
+                full_bundle(), members={f"m{each}": full_bundle().first for each in range(MOST_MEMBERS)}
+            )
+            for number in range(BUNDLES_OVER_KEPT + 10)
+        },
     ),
 ]
 
@@ -302,6 +315,32 @@ def test_an_alert_about_two_hundred_clusters_fits_into_a_message_and_an_event(ki
     assert len(mail(alert).encode()) < MESSAGE / 4
 
 
+def largest_of_several() -> Alert:
+    """Twenty keys with the longest commands, 200 clusters under each."""
+    keys = [
+        changed(largest_key(cause), key_id=f"{REGION}.{number:02}")
+        for number, cause in enumerate([Cause.ROLE_NOT_ASSUMABLE] * MOST_MEMBERS)
+    ]
+    members = {
+        each.key_id: Member(
+            dedup_key=each.key_id,
+            key_id=each.key_id,
+            key=AlertKey(arn=KEY_ARN, region=REGION, account_id=CUSTOMER, alias=ALIAS_ARN),
+            incident_id="01" + "J" * 24,
+            type=AlertType.KEY_UNHEALTHY,
+            severity=Severity.CRITICAL,
+            clusters=MAX_CLUSTERS_PER_KEY,
+        )
+        for each in keys
+    }
+    bundle = Bundle(
+        dedup_key=keys[0].key_id, cause="ROLE_NOT_ASSUMABLE", began_at=NOW, told_at=NOW, sequence=7, members=members
+    )
+    return told_again(
+        bundle, keys, AFFECTED, None, alert_id="01" + "J" * 24, sequence=8, project_id=PROJECT_ID, now=NOW
+    )
+
+
 def as_sns_counts(published: dict[str, Any]) -> int:
     """Bytes in UTF-8 of the message, which holds both forms, its subject and its attributes."""
     attributes = published["MessageAttributes"].items()
@@ -321,7 +360,13 @@ def test_the_largest_message_is_as_large_as_the_page_says() -> None:
             notifier.publish("arn:aws:sns:us-west-2:111111111111:topic", largest_alert(kind, cause))
 
     assert all(AFFECTED[-1].cluster_id in each["Message"] for each in wire.sent)
-    assert math.ceil(max(map(as_sns_counts, wire.sent)) / KB) == int(said[1])
+    of_one = max(map(as_sns_counts, wire.sent))
+    notifier.publish("arn:aws:sns:us-west-2:111111111111:topic", largest_of_several())
+    assert as_sns_counts(wire.sent[-1]) < MESSAGE * 0.75
+    of_several = re.search(r"one of 20 keys (\d+) KB", limits)
+    assert of_several is not None
+    assert math.ceil(as_sns_counts(wire.sent[-1]) / KB) == int(of_several[1])
+    assert math.ceil(of_one / KB) == int(said[1])
 
 
 # --- workflows --------------------------------------------------------------------------------------------------

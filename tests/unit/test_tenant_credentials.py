@@ -13,9 +13,10 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.credentials import ReadOnlyCredentials
+from pynamodb.connection import Connection
 
 from keyvigil import adapters
-from keyvigil.adapters import aws
+from keyvigil.adapters import aws, kms_prober
 from keyvigil.adapters.aws import acting_as
 from keyvigil.adapters.cloudtrail_history import CloudTrailHistory
 from keyvigil.adapters.dynamodb_store import DynamoDbStore
@@ -180,6 +181,21 @@ def test_one_kms_client_of_a_region_serves_every_tenant() -> None:
     assert oregon is prober._kms("us-west-2")
 
 
+def test_clients_are_kept_of_as_many_regions_as_there_are_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kms_prober, "CACHED_REGIONS", 2)
+    prober = KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
+    first, second = prober._kms("us-west-2"), prober._kms("eu-west-1")
+    for region in ("us-west-2", "eu-west-1", "us-east-1"):
+        prober._secrets(region)
+
+    assert prober._kms("us-west-2") is first, "used again, it is not the oldest any more"
+    prober._kms("us-east-1")
+
+    assert list(prober._clients) == ["us-west-2", "us-east-1"]
+    assert list(prober._secrets_clients) == ["eu-west-1", "us-east-1"]
+    assert prober._kms("eu-west-1") is not second
+
+
 def test_one_secrets_manager_client_of_a_region_serves_every_tenant() -> None:
     prober = KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN)
 
@@ -267,3 +283,12 @@ def test_no_adapter_makes_a_client_without_settings_of_its_own() -> None:
     assert len(calls) == len(CLIENTS) + len(PATIENT_CLIENTS), "a client was added: name it in CLIENTS"
     for name, call in calls:
         assert any(keyword.arg == "config" for keyword in call.keywords), f"{name}:{call.lineno}"
+
+
+def test_the_tables_client_reads_botocores_definitions_no_second_time_and_signs_with_our_own_credentials() -> None:
+    with acting_as(ALPHA):
+        table = Connection(region="us-west-2")
+        credentials = table.client._request_signer._credentials.get_frozen_credentials()
+    assert credentials.access_key == OWN
+    core = aws.session()._session
+    assert table.session.get_component("data_loader") is core.get_component("data_loader")

@@ -14,6 +14,7 @@ from keyvigil_cli.command_line import Run, command
 from keyvigil_cli.errors import CliError
 from keyvigil_cli.exit_status import ExitStatus
 from keyvigil_cli.printable import printable
+from keyvigil_cli.settings import Settings
 from keyvigil_cli.table import Column, styled, table_of
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def register(
     lines = registering.lines
     plain = [each.as_plain() for each in lines]
     answer = {"project_id": project, "dry_run": dry_run, "items": plain, "without_key": found.without_key}
-    run.show(answer, lambda: _shown(lines))
+    run.show(answer, lambda: shown(lines))
     if found.without_key:
         count = len(found.without_key)
         run.say(f"{count} more could have a KMS key of the customer's, and name none (--output json lists them).")
@@ -128,7 +129,8 @@ def register(
     return status
 
 
-def _shown(lines: "Iterable[Line]") -> Iterable[RenderableType]:
+def shown(lines: "Iterable[Line]") -> Iterable[RenderableType]:
+    """What became of each line, and what to do about those that are not under watch."""
     lines = list(lines)
     if not lines:
         return
@@ -213,3 +215,52 @@ def kes(
         name=name,
     )
     return register(run, found, project, roles, dry_run=dry_run, lock_via=lock_via, probe_secret_arn=probe_secret_arn)
+
+
+def names_a_file(text: str) -> bool:
+    """Say whether this is a file rather than a stack: stacks' names have neither dots nor slashes, their ARNs both."""
+    return not text.startswith("arn:") and (text == "-" or "." in text or "/" in text or Path(text).exists())
+
+
+@command(group)
+def cloudformation(
+    run: Run,
+    source: Annotated[str, typer.Argument(metavar="STACK|FILE", help="A deployed stack's name or ARN; or a template.")],
+    *,
+    project: ProjectOption = None,
+    roles: Roles = None,
+    stack_profile: Annotated[
+        str | None, typer.Option("--stack-profile", help="Profile that may read the stack, if not that of KeyVigil.")
+    ] = None,
+    stack_region: Annotated[
+        str | None, typer.Option("--stack-region", help="Region of the stack, if not that of KeyVigil.")
+    ] = None,
+    given: SetOption = None,
+    account: Account = "",
+    key_region: KeyRegion = "",
+    lock_via: LockVia = "none",
+    dry_run: DryRun = False,
+) -> ExitStatus:
+    """Import a deployed CloudFormation stack, or a template, CDK's too. Exit status 1: something is not under watch."""
+    from keyvigil_cli.imports.cloudformation import (  # noqa: PLC0415 - loads YAML
+        Deployed,
+        read_resources,
+        read_template,
+    )
+
+    checked(project, account, dry_run=dry_run)
+    if names_a_file(source):
+        variables = variables_of(given, environment=False)
+        said = Deployed(region=key_region, account_id=account, parameters=variables)
+        found = read_resources(read_template(content_of(source)), said)
+    else:
+        if given:
+            message = "--set is for a template in a file: a deployed stack has the values of its parameters"
+            raise typer.BadParameter(message)
+        from keyvigil_cli.connection import session_of  # noqa: PLC0415 - loads the AWS SDK
+        from keyvigil_cli.deployed_stack import read_stack  # noqa: PLC0415 - likewise
+
+        theirs = run.settings.but(Settings(profile=stack_profile, region=stack_region))
+        with run.working(f"reading the stack {source}") as news:
+            found = read_stack(session_of(theirs), source, news)
+    return register(run, found, project, roles, dry_run=dry_run, lock_via=lock_via)

@@ -1,7 +1,7 @@
 """What the use cases need from the outside world. Adapters implement these; unit tests use in-memory ones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -77,11 +77,15 @@ class Page[T]:
 
 @dataclass(frozen=True, slots=True)
 class DueKey:
-    """A key that is due, as the index shows it; the index may lag behind the table."""
+    """A key that is due, as the index shows it; the index may lag behind the table.
+
+    `account_id` is the account of the key's role, None for an item that was written before that was kept there.
+    """
 
     project_id: str
     key_id: str
     due_at: datetime
+    account_id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,10 +304,11 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeAnswer:
-    """A probe's verdict, and what DescribeKey said if it answered."""
+    """A probe's verdict, and what DescribeKey said if it answered. `whole` is False if Decrypt alone was tried."""
 
     verdict: Verdict
     facts: KeyFacts | None
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,8 +365,13 @@ class Prober(Protocol):
     `spent_seconds` says how much of `PROBE_SECONDS` was used up before.
     """
 
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         """Try the operations of a registered key, Decrypt on its registration ciphertext.
+
+        `lean` tries Decrypt alone (and reads the secret, if there is one), and all of them if that fails; KMS being
+        busy is no reason to ask more of it.
 
         `fresh` assumes the role anew, whatever session of it is still good: a session hides a role that is broken.
         A key that works is looked at more closely if wanted: rotation and alias. That changes no verdict. `facts`

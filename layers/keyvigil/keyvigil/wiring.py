@@ -183,7 +183,8 @@ def plan_sweep() -> "PlanSweep":
     """Plan the minute's sweep."""
     from keyvigil.use_cases.plan_sweep import PlanSweep
 
-    return PlanSweep(store(), _check_queue(), clock())
+    share = settings().number("QUOTA_SHARE_PERCENT")
+    return PlanSweep(store(), _check_queue(), clock(), quota_share_percent=share)
 
 
 @cache

@@ -156,6 +156,19 @@ def test_a_stack_on_the_command_line_is_meant_whatever_the_environment_says(
     assert by_stack("project list --stack mine").status == 0
 
 
+def test_the_environment_names_a_stack_or_an_address_and_the_address_is_meant_if_both_are_there(
+    by_stack: Keyvigil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYVIGIL_STACK", "mine")
+    by_stack.server.instead = [stack()]
+    assert by_stack("project list").status == 0
+    assert "StackName=mine" in by_stack.server.seen[0].body
+    by_stack.server.seen.clear()
+    monkeypatch.setenv("KEYVIGIL_API_URL", by_stack.server.url)
+    assert by_stack("project list").status == 0
+    assert by_stack.server.asked() == [("GET", "/projects")]
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [

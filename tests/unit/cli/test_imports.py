@@ -9,6 +9,7 @@ from keyvigil.domain.keys import Registration
 from keyvigil.domain.verdicts import Cause
 from keyvigil.ports import OperationAnswer, RegistrationAnswer, ValidationAnswer
 from keyvigil_cli.commands import imports as import_commands
+from keyvigil_cli.imports.found import Found
 from tests.examples import KEY_ARN, KEY_ID, ROLE_ARN, verdict
 from tests.fakes import changed
 from tests.unit.cli.conftest import Keyvigil, Printed
@@ -301,3 +302,71 @@ def test_a_variable_comes_from_the_environment_only_when_that_is_asked_for(
 @pytest.mark.parametrize("wrong", [("--set", "KMS_KEY"), ("--set", "=x"), ("--cluster-id", "../x")])
 def test_what_cannot_be_meant_is_a_mistake_in_usage(keyvigil: Keyvigil, file: Path, wrong: tuple[str, str]) -> None:
     assert kes(keyvigil, file, *wrong).status == 2
+
+
+# --- CloudFormation
+
+TEMPLATE = f"""\
+Parameters: {{KeyArn: {{Type: String}}}}
+Resources:
+  Trail: {{Type: "AWS::CloudTrail::Trail", Properties: {{TrailName: audit, KMSKeyId: !Ref KeyArn}}}}
+  Topic: {{Type: "AWS::SNS::Topic", Properties: {{KmsMasterKeyId: "{key_arn(2)}"}}}}
+"""
+
+
+def cloudformation(keyvigil: Keyvigil, source: str, *more: str) -> Printed:
+    return keyvigil("import cloudformation", source, "--project", P, "--role", HEALTHY_ROLE, *more)
+
+
+def test_a_template_comes_under_watch_and_what_is_not_known_is_told(keyvigil: Keyvigil, tmp_path: Path) -> None:
+    file = tmp_path / "template.yaml"
+    file.write_text(TEMPLATE, encoding="utf-8")
+    told = cloudformation(keyvigil, str(file), "--set", f"KeyArn={key_arn()}", "--output", "json")
+    assert told.status == 1
+    assert [each[:2] for each in outcomes(told)] == [("-", "refused"), ("key", "registered"), ("other", "registered")]
+    again = cloudformation(keyvigil, str(file), "--set", f"KeyArn={key_arn()}", "--output", "json")
+    assert [each[1] for each in outcomes(again)] == ["refused", "there already", "there already"]
+
+
+def test_a_stack_is_read_where_it_is_and_registered_where_keyvigil_is(
+    keyvigil: Keyvigil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str | None, str]] = []
+
+    def read_stack(session: Any, stack: str, news: Any) -> Found:
+        asked.append((session.region_name, stack))
+        news("1 stacks")
+        return Found()
+
+    monkeypatch.setattr("keyvigil_cli.deployed_stack.read_stack", read_stack)
+    told = cloudformation(keyvigil, "app", "--stack-region", "eu-west-1")
+    assert (told.status, told.output, asked) == (0, "", [("eu-west-1", "app")])
+    assert "Nothing in it names a KMS key." in told.messages
+    arn = "arn:aws:cloudformation:us-west-2:222222222222:stack/app/1"
+    cloudformation(keyvigil, arn)
+    assert asked[-1] == ("us-west-2", arn)
+    assert cloudformation(keyvigil, "app", "--set", "A=b").status == 2
+
+
+# --- docs/import.md
+
+GUIDE = (Path(__file__).parents[3] / "docs" / "import.md").read_text(encoding="utf-8").replace("\\\n  ", " ")
+COMMANDS = [line for line in GUIDE.splitlines() if line.startswith("keyvigil import ") and " - " not in line]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_guide_s_commands_are_commands(
+    keyvigil: Keyvigil, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cdk.out").mkdir()
+    Path("state.json").write_text(text(TWO), encoding="utf-8")
+    Path("server-config.yaml").write_text(KES.replace("${KMS_KEY}", key_arn()), encoding="utf-8")
+    Path("cdk.out/App.template.json").write_text(text({"Resources": {}}), encoding="utf-8")
+    monkeypatch.setattr("keyvigil_cli.deployed_stack.read_stack", lambda *_: Found())
+    told = keyvigil(line.removeprefix("keyvigil "))
+    assert told.status == 0, told.messages
+
+
+def test_the_guide_shows_all_three() -> None:
+    assert {line.split()[2] for line in COMMANDS} == {"terraform", "kes", "cloudformation"}

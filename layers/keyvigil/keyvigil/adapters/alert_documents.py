@@ -29,7 +29,7 @@ def document(alert: Alert, page: str | None = None) -> dict[str, Any]:
     One that has no room gives up, in this order, the reasons of clusters' failures, its commands, clusters from the
     end of the list, and the ends of its texts; its message says so.
     """
-    plain: dict[str, Any] = {**to_plain(alert), "clusters_total": len(alert.clusters)}
+    plain: dict[str, Any] = {**to_plain(alert), "clusters_total": alert.clusters_total}
     plain["remediation"]["runbook"] = published_at(page, alert.remediation.runbook)
     commands = plain["remediation"]["commands"]
     plain = _cut(plain, LONGEST_TEXT)

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from typing import Any
 
 import boto3
 import botocore.session
@@ -18,6 +19,7 @@ from botocore.credentials import (
     ReadOnlyCredentials,
     create_credential_resolver,
 )
+from botocore.loaders import Loader, create_loader
 
 CONNECT_TIMEOUT_SECONDS = 2
 READ_TIMEOUT_SECONDS = 5
@@ -64,9 +66,26 @@ class _TenantProvider:
 
 
 @cache
+def _definitions() -> Loader:
+    """AWS's services and endpoints as botocore defines them: reading them is half of what a first client costs."""
+    return create_loader()
+
+
+def own_session(env_vars: Any = None) -> botocore.session.Session:
+    """A session that signs with the function's own credentials, whatever probe is running.
+
+    It reads none of botocore's definitions again that `session` has read. `env_vars` are botocore's, as
+    `botocore.session.get_session` takes them.
+    """
+    core = botocore.session.Session(env_vars)
+    core.register_component("data_loader", _definitions())
+    return core
+
+
+@cache
 def session() -> boto3.Session:
     """The process's one Session."""
-    core = botocore.session.Session()
+    core = own_session()
     core.get_component("credential_provider").insert_before("env", _TenantProvider(core))
     return boto3.Session(botocore_session=core)
 

@@ -12,18 +12,21 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import islice
 from typing import Any, cast, override
 
-from pynamodb.attributes import BooleanAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.attributes import Attribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.connection import Connection
+from pynamodb.connection import base as pynamodb_connection
+from pynamodb.constants import NUMBER
 from pynamodb.exceptions import DeleteError, DoesNotExist, PutError, TransactWriteError
 from pynamodb.expressions.condition import Condition
 from pynamodb.indexes import GlobalSecondaryIndex, KeysOnlyProjection
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
 
-from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
+from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS, own_session
 from keyvigil.adapters.item_schemas import FIRST, newest, upgraded
 from keyvigil.adapters.plain_data import from_stored, to_plain
 from keyvigil.domain.alerts import OutboxRow
@@ -54,6 +57,10 @@ from keyvigil.ports import (
     SweepRecord,
     Write,
 )
+
+# pynamodb makes a botocore session of its own wherever it connects, and takes no other: this spares it from reading
+# again what the prober's has read. It is a name that pynamodb imports, so the type checker does not know it there.
+pynamodb_connection.get_session = own_session  # type: ignore[attr-defined]
 
 AGENDA_SHARDS = 8
 """Partitions of each agenda list: a partition of an index takes 1,000 writes a second, and one write is one probe."""
@@ -88,6 +95,24 @@ _LONGEST_TOKEN_PART = 128
 _LONGEST_TOKEN_NUMBER = 15
 
 
+class AgendaMoment(Attribute[Decimal]):
+    """When an item is due, in milliseconds. A key's has the account of its role, twelve digits, as its fraction.
+
+    The index has keys only, and cannot be given more without being made anew: so a sweep learns whose quota a probe
+    draws on without reading the key. What a number of DynamoDB holds, 38 digits, is enough; a float is not.
+    """
+
+    attr_type = NUMBER
+
+    def serialize(self, value: Any) -> str:
+        """As DynamoDB writes it."""
+        return str(value)
+
+    def deserialize(self, value: Any) -> Decimal:
+        """With every digit."""
+        return Decimal(value)
+
+
 class AgendaIndex(GlobalSecondaryIndex[Any]):
     """What a sweep must look at, oldest first."""
 
@@ -98,7 +123,7 @@ class AgendaIndex(GlobalSecondaryIndex[Any]):
         projection = KeysOnlyProjection()
 
     agenda_pk = UnicodeAttribute(hash_key=True)
-    agenda_at = NumberAttribute(range_key=True)
+    agenda_at = AgendaMoment(range_key=True)
 
 
 class Item(Model):
@@ -123,7 +148,7 @@ class Item(Model):
     fence = NumberAttribute(null=True)
     deleted = BooleanAttribute(null=True)
     agenda_pk = UnicodeAttribute(null=True)
-    agenda_at = NumberAttribute(null=True)
+    agenda_at = AgendaMoment(null=True)
     expires_at = NumberAttribute(null=True)
     aside = UnicodeAttribute(null=True)
     agenda = AgendaIndex()
@@ -252,8 +277,19 @@ def _milliseconds(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _moment(milliseconds: float) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+def _moment(milliseconds: float | Decimal) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+
+
+def _agenda_at(entity: Entity, at: datetime) -> Decimal:
+    account = "." + entity.role_arn.split(":")[4] if isinstance(entity, Key) else ""
+    return Decimal(f"{_milliseconds(at)}{account}")
+
+
+def _account(agenda_at: Decimal | None) -> str | None:
+    """The account in the fraction. DynamoDB drops noughts at a number's end."""
+    _, _, fraction = str(agenda_at or 0).partition(".")
+    return fraction.ljust(12, "0") if int(fraction or 0) else None
 
 
 def _agenda(entity: Entity) -> tuple[str, datetime] | None:
@@ -378,7 +414,7 @@ class DynamoDbStore(Store):
             fence=entity.fence if isinstance(entity, Cluster) else None,
             deleted=True if isinstance(entity, Cluster) and entity.deleted_at else None,
             agenda_pk=f"{agenda[0]}#{_shard(place)}" if agenda else None,
-            agenda_at=_milliseconds(agenda[1]) if agenda else None,
+            agenda_at=_agenda_at(entity, agenda[1]) if agenda else None,
             expires_at=int(expiry.timestamp()) if expiry else None,
         )
 
@@ -596,7 +632,7 @@ class DynamoDbStore(Store):
     ) -> Iterator[Item]:
         """The entries of a list up to a moment, or after one."""
         for shard in range(AGENDA_SHARDS):
-            condition = None if until is None else AgendaIndex.agenda_at <= _milliseconds(until)
+            condition = None if until is None else AgendaIndex.agenda_at < _milliseconds(until) + 1
             if since is not None:
                 condition = AgendaIndex.agenda_at > _milliseconds(since)
             yield from self._item.agenda.query(f"{name}#{shard}", condition, limit=limit)
@@ -606,7 +642,7 @@ class DynamoDbStore(Store):
 
         The oldest alone could be what cannot be done, and would keep all others from ever being tried.
         """
-        condition = None if until is None else AgendaIndex.agenda_at <= _milliseconds(until)
+        condition = None if until is None else AgendaIndex.agenda_at < _milliseconds(until) + 1
         for shard in range(AGENDA_SHARDS):
             found: dict[tuple[str, str], Item] = {}
             for oldest_first in (True, False):
@@ -621,7 +657,12 @@ class DynamoDbStore(Store):
     @override
     def due_keys(self, until: datetime) -> list[DueKey]:
         due = [
-            DueKey(item.pk.removeprefix("PROJECT#"), item.sk.removeprefix("KEY#"), _moment(item.agenda_at or 0))
+            DueKey(
+                item.pk.removeprefix("PROJECT#"),
+                item.sk.removeprefix("KEY#"),
+                _moment(item.agenda_at or 0),
+                _account(item.agenda_at),
+            )
             for name in _DUE.values()
             for item in self._on_agenda(name, until)
         ]
@@ -650,7 +691,7 @@ class DynamoDbStore(Store):
             return False
         if item.agenda_pk != before:
             return False
-        item.agenda_pk, item.agenda_at, item.aside = after, _milliseconds(at), reason
+        item.agenda_pk, item.agenda_at, item.aside = after, Decimal(_milliseconds(at)), reason
         try:
             item.save(condition=(self._item.version == item.version) & (self._item.agenda_pk == before))
         except PutError as error:

@@ -61,6 +61,11 @@ def _with_all_that_came_after(key: Body) -> Body:
     }
 
 
+def _with_every_check_whole(key: Body) -> Body:
+    """KEY 2 to 3: there was no plan but `full`."""
+    return {"lean_until": None, **key}
+
+
 def _by_event_or_in_the_registry(cluster: Body) -> Body:
     """CLUSTER 1 to 2: no receiver that is called, so nothing that belongs to one and no receipt."""
     called = ("function_arn", "url", "secret_arn", "preset", "document_name", "parameters")
@@ -120,9 +125,17 @@ def _without_chat(project: Body) -> Body:
 def _not_judged(row: Body) -> Body:
     """OUTBOX 2 to 3: nobody decided whether it is sent, so that is decided now if it is not.
 
-    Among what is `delivered` there can be `chat` and `finding` now, which older code does not know.
+    Among what is `delivered` there can be `chat` and `finding` now, which older code does not know. No alert
+    told of several keys.
     """
-    return {"judged": None, "withheld": False, **row}
+    alert = row.get("alert")
+    return {
+        "judged": None,
+        "withheld": False,
+        "told_as": None,
+        **row,
+        "alert": {"keys": [], **alert} if alert else None,
+    }
 
 
 def _shared_with_nobody(claim: Body) -> Body:
@@ -132,7 +145,7 @@ def _shared_with_nobody(claim: Body) -> Body:
 
 STEPS: Mapping[str, tuple[Step, ...]] = {
     "PROJECT": (_without_chat,),
-    "KEY": (_with_all_that_came_after,),
+    "KEY": (_with_all_that_came_after, _with_every_check_whole),
     "ROLE": (_shared_with_nobody,),
     "CLUSTER": (_by_event_or_in_the_registry,),
     "INCIDENT": (_with_executions_counted_and_told, _with_account_unknown),

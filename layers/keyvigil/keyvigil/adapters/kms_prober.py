@@ -59,6 +59,9 @@ REUSE_SECONDS = 600
 default check interval, 5 minutes before the session expires; and any failure is looked at again with fresh ones."""
 
 CACHED_ROLES = 1000
+CACHED_REGIONS = 40
+"""Of how many Regions clients are kept, more than AWS has in a partition: a key's ARN can name any."""
+
 _MAY_BE_THE_SESSION = {Cause.ACCESS_DENIED, Cause.OWN_CREDENTIALS, Cause.SECRET_UNREADABLE}
 _NOT_TO_BE_SEEN = {Cause.ACCESS_DENIED, Cause.KEY_WRONG_USAGE}
 BUDGET_SECONDS = PROBE_SECONDS
@@ -150,12 +153,14 @@ class KmsProber:
         self._calls = calls or KmsCalls()
         self._monitor_role_arn = monitor_role_arn
         self._lean = lean
-        self._clients: dict[str, KmsTransport] = {}
-        self._secrets_clients: dict[str, SecretsManagerClient] = {}
+        self._clients: OrderedDict[str, KmsTransport] = OrderedDict()
+        self._secrets_clients: OrderedDict[str, SecretsManagerClient] = OrderedDict()
         self._lock = Lock()
         self._roles: RoleCredentials | None = None
 
-    def probe(self, key: Key, *, fresh: bool = False, closely: bool = False, spent_seconds: float = 0) -> ProbeAnswer:
+    def probe(
+        self, key: Key, *, fresh: bool = False, closely: bool = False, lean: bool = False, spent_seconds: float = 0
+    ) -> ProbeAnswer:
         """Try the operations of a registered key.
 
         A denial with a session that was used before is looked at again with a fresh one: the session of a
@@ -165,6 +170,11 @@ class KmsProber:
         began = time.monotonic() - spent_seconds
         if fresh:
             self._role_credentials().forget(key.role_arn, key.external_id)
+        if lean:
+            answer = self._probe_lean(key, began)
+            works = answer.verdict.outcome is Outcome.HEALTHY
+            if works or answer.verdict.cause is Cause.THROTTLED or time.monotonic() - began > BUDGET_SECONDS:
+                return answer
         answer, reused = self._probe_once(key, began, closely=closely)
         if reused and answer.verdict.cause in _MAY_BE_THE_SESSION:
             self._role_credentials().forget(key.role_arn, key.external_id)
@@ -195,6 +205,28 @@ class KmsProber:
         except _StoppedError as stopped:
             return ProbeAnswer(verdict=run.verdict(stopped), facts=run.facts), reused
         return ProbeAnswer(verdict=verdict, facts=run.facts), reused
+
+    def _probe_lean(self, key: Key, began: float) -> ProbeAnswer:
+        """Decrypt what was encrypted at registration, with the session that is there.
+
+        The secret is read as well: nothing else tells that it cannot be. What DescribeKey found stays as it was.
+        """
+        tried = tuple(each for each in key.use.operations if each in {"Decrypt", READ_SECRET})
+        run = _Run(self._clock, replace(self._subject(key), operations=tried), began, key.facts)
+        if not key.baseline.intact:
+            return ProbeAnswer(verdict=run.damaged_baseline(), facts=None, whole=False)
+        try:
+            credentials, _ = run.attempt(
+                "AssumeRole",
+                lambda: self._role_credentials().get(key.role_arn, key.external_id, key.project_id),
+            )
+            with acting_as(credentials):
+                run.decrypt(self._kms(key.region), key.key_arn, key.baseline.ciphertext, key.baseline.context)
+                self._read_secret(run, key.region, key.probe_secret_arn)
+        except _StoppedError as stopped:
+            return ProbeAnswer(verdict=run.verdict(stopped), facts=None, whole=False)
+        verdict = replace(run.verdict(None), findings=key.verdict.findings)
+        return ProbeAnswer(verdict=verdict, facts=None, whole=False)
 
     def check_restore(self, key: Key, region: str) -> RestoreAnswer:
         """Decrypt the registration ciphertext in a Region, with the key or the related key that is there.
@@ -385,7 +417,7 @@ class KmsProber:
                     region_name=region,
                     config=config(read_timeout=PROBE_READ_TIMEOUT_SECONDS, connections=20),
                 )
-            return self._secrets_clients[region]
+            return _kept(self._secrets_clients, region)
 
     def _kms(self, region: str) -> KmsTransport:
         with self._lock:
@@ -397,7 +429,7 @@ class KmsProber:
                 )
                 self._calls.watch(client)
                 self._clients[region] = LeanKms(client, session().get_credentials()) if self._lean else client
-            return self._clients[region]
+            return _kept(self._clients, region)
 
     def _subject(self, key: Key) -> Subject:
         return Subject(
@@ -422,6 +454,14 @@ class KmsProber:
             probe_secret_arn=registration.probe_secret_arn,
             used_by_services=registration.use is KeyUse.SERVICE,
         )
+
+
+def _kept[T](clients: OrderedDict[str, T], region: str) -> T:
+    """A Region's client, and none of those that were not asked for longest, if there are too many."""
+    clients.move_to_end(region)
+    while len(clients) > CACHED_REGIONS:
+        clients.popitem(last=False)
+    return clients[region]
 
 
 class _Run:

@@ -398,6 +398,7 @@ def _test_message(subscription: Subscription, alert_id: str, at: datetime, page:
         "cause": None,
         "actor": None,
         "clusters": [],
+        "keys": [],
         "clusters_total": 0,
         "remediation": {
             "summary": "This is a test: nothing is to be done.",

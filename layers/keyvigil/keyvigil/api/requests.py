@@ -42,7 +42,7 @@ class CreateProject(Request):
     approval: Approval = Approval.AUTOMATIC
     check_interval_minutes: Annotated[int, Field(ge=1, le=60, strict=True)] | None = None
     grace_minutes: Annotated[int, Field(ge=0, le=1440, strict=True)] = 0
-    probe_plan: Literal["full"] = "full"
+    probe_plan: Literal["full", "lean"] = "full"
     chat: Annotated[bool, Field(strict=True)] = False
 
 
@@ -54,7 +54,7 @@ class ChangeProject(Request):
     approval: Approval = Approval.AUTOMATIC
     check_interval_minutes: Annotated[int, Field(ge=1, le=60, strict=True)] = 10
     grace_minutes: Annotated[int, Field(ge=0, le=1440, strict=True)] = 0
-    probe_plan: Literal["full"] = "full"
+    probe_plan: Literal["full", "lean"] = "full"
     chat: Annotated[bool, Field(strict=True)] = False
 
 

@@ -150,7 +150,9 @@ def _key_in_words(alert: Alert) -> str:
         return "some keys"
     alias = alert.key.alias.rpartition(":")[2] if alert.key.alias else None
     name = in_one_line(alias or alert.key.arn.rpartition("/")[2], limit=120)
-    return f"the key {name} (account {in_one_line(alert.key.account_id, 20)}, {in_one_line(alert.key.region, 30)})"
+    one = f"the key {name} (account {in_one_line(alert.key.account_id, 20)}, {in_one_line(alert.key.region, 30)})"
+    more = len(alert.keys) - 1
+    return one if more < 1 else f"{one}, together with {more} more that failed within a minute,"
 
 
 def subject(alert: Alert) -> str:
@@ -179,6 +181,9 @@ def mail(alert: Alert, page: str | None = None) -> str:
         lines.append(_row("Cause", ", ".join(in_one_line(code) for code in codes if code)))
     over = alert.status is AlertStatus.RESOLVED
     lines.append(_row("Over at" if over else "Since", f"{alert.occurred_at:%Y-%m-%d %H:%M:%S} UTC"))
+    if alert.keys:
+        lines.append(_row("Keys", str(len(alert.keys))))
+        lines += [_row("", f"{status}: {listed(names)}") for status, names in _keys_by_status(alert)]
     lines += _clusters_in_mail(alert)
     if alert.actor is not None or (alert.incident_id is not None and not over):
         lines.append(_row("Who", _who(alert)))
@@ -231,8 +236,18 @@ def _explained(alert: Alert) -> list[tuple[str, str]]:
     return [(in_one_line(each.cluster_id, LONGEST_NAME), in_one_line(each.detail or "")) for each in failed]
 
 
+def _keys_by_status(alert: Alert) -> list[tuple[str, list[str]]]:
+    """Several keys that are told as one, those that still do not work first; none if it is about one."""
+    words = {AlertStatus.FIRING: "not usable", AlertStatus.RESOLVED: "usable again"}
+    return [
+        (said, [in_one_line(each.arn.rpartition("/")[2], LONGEST_NAME) for each in alert.keys if each.status is status])
+        for status, said in words.items()
+        if any(each.status is status for each in alert.keys)
+    ]
+
+
 def _count(alert: Alert) -> str:
-    number = len(alert.clusters)
+    number = alert.clusters_total
     return f"{number or 'no'} {'cluster' if number == 1 else 'clusters'}"
 
 
@@ -241,6 +256,8 @@ def _clusters_in_mail(alert: Alert) -> list[str]:
         return []
     lines = [_row("Affected", _count(alert))]
     lines += [_row("", f"{status}: {listed(names)}") for status, names in _by_status(alert.clusters)]
+    if alert.clusters_total > len(alert.clusters):
+        lines.append(_row("", f"{alert.clusters_total - len(alert.clusters)} more are not listed"))
     return lines + [_row("", f"{name}: {reason}") for name, reason in _explained(alert)]
 
 
@@ -272,7 +289,7 @@ def chat(alert: Alert, page: str | None = None) -> dict[str, Any]:
         "additionalContext": {"severity": str(alert.severity), "status": str(alert.status)},
     }
     if alert.key is not None:
-        metadata["relatedResources"] = [in_one_line(alert.key.arn)]
+        metadata["relatedResources"] = [in_one_line(each.arn) for each in alert.keys or (alert.key,)]
     where = in_one_line(alert.project_id or "KeyVigil", CHAT_WORD)
     keywords = [str(alert.type), str(alert.severity), where]
     return {
@@ -300,6 +317,7 @@ def _description(alert: Alert) -> str:
     if alert.cause.code is not None:
         lines.append(f"*Cause:* {_code(alert.cause.code)}")
     lines.append(f"*{'Over at' if over else 'Since'}:* {alert.occurred_at:%Y-%m-%d %H:%M:%S} UTC")
+    lines += [f"*Keys {status}:* {_code(listed(names), CHAT_STEP)}" for status, names in _keys_by_status(alert)]
     if alert.clusters:
         lines.append(f"*Affected:* {_count(alert)}")
         # Twenty ids of the longest do not fit into a line beside the commands.

@@ -91,6 +91,19 @@ class AlertKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BundledKey:
+    """One of several keys that an alert is about, and whether it works again. `clusters` is how many depend on it."""
+
+    arn: str
+    region: str
+    account_id: str
+    alias: str | None
+    incident_id: str
+    status: AlertStatus
+    clusters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlertCause:
     """Why, in AWS's codes and in one plain sentence."""
 
@@ -114,7 +127,8 @@ class Alert:
     """A message about a change, field by field as in contract.md.
 
     An alert about KeyVigil itself names no project, and one about no single key names no key; `incident_id` is
-    None where no outage stands behind it.
+    None where no outage stands behind it. `keys` are all that it is about, if these are several that are told as one
+    (domain/bundles.py); `key` and `incident_id` are then those of the first.
     """
 
     schema_version: str
@@ -133,6 +147,12 @@ class Alert:
     remediation: AlertRemediation
     occurred_at: datetime
     detected_at: datetime
+    keys: tuple[BundledKey, ...] = ()
+
+    @property
+    def clusters_total(self) -> int:
+        """How many clusters it is about, of which `clusters` may list fewer."""
+        return sum(each.clusters for each in self.keys) if self.keys else len(self.clusters)
 
 
 def make_alert(
@@ -370,7 +390,8 @@ class OutboxRow:
     """Something that must leave the table, written in the transaction of the change that it tells of.
 
     Exactly one of `alert`, `lock_request` and `workflow_start` is set. An alert `for_operator` goes to the
-    operator's topic and to no project's; one without a project always does. `delivered` are the targets that
+    operator's topic and to no project's; one without a project always does. `told_as` is the alert in the form in which
+    it is told, if it speaks for several keys. `delivered` are the targets that
     have it; the row is sent when none is missing. `judged` is why an alert is sent, or, if it is `withheld`, why not;
     None as long as nobody looked (domain/quiet.py).
     """
@@ -386,6 +407,7 @@ class OutboxRow:
     sent_at: datetime | None = None
     judged: str | None = None
     withheld: bool = False
+    told_as: Alert | None = None
     version: int = 0
 
     @property

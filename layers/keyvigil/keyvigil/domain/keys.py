@@ -186,6 +186,7 @@ class Key:
     key, by the Region in which they are to be restorable; `told` is what was told of each danger.
     `unknown_told` says that an alert about its being UNKNOWN is firing.
     `incidents_opened` are the times of its newest incidents, as far back as flapping counts.
+    `lean_until` says until when its scheduled probes may be lean; None under the plan `full`.
     """
 
     project_id: str
@@ -215,6 +216,7 @@ class Key:
     told: Mapping[str, Told] = field(default_factory=dict)
     incidents_opened: tuple[datetime, ...] = ()
     unknown_told: bool = False
+    lean_until: datetime | None = None
     version: int = 0
 
 
@@ -291,9 +293,9 @@ CLOSER_LOOK_EVERY = timedelta(minutes=55)
 """How often rotation and alias are looked at: once an hour, less what probes at an interval of an hour are early."""
 
 
-def is_closer_look_due(facts: KeyFacts, now: datetime) -> bool:
+def is_closer_look_due(facts: KeyFacts, now: datetime, every: timedelta = CLOSER_LOOK_EVERY) -> bool:
     """Say whether the last closer look is too long ago. One from the future was a clock that has been set back."""
-    return facts.closer is None or not timedelta(0) <= now - facts.closer.looked_at < CLOSER_LOOK_EVERY
+    return facts.closer is None or not timedelta(0) <= now - facts.closer.looked_at < every
 
 
 STALE_INTERVALS = 3

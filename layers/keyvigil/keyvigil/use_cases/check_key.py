@@ -19,6 +19,7 @@ from keyvigil.domain.incidents import (
     of_incident,
 )
 from keyvigil.domain.keys import Health, Key, KeyStatus, Trigger, is_closer_look_due, next_due
+from keyvigil.domain.probe_plans import closer_look_every, is_lean_enough, lean_until
 from keyvigil.domain.projects import Project
 from keyvigil.domain.status_machine import CLOCK_JUMP, Change, is_confirmed, observe
 from keyvigil.domain.unknown_keys import watch_unknown
@@ -100,8 +101,10 @@ class CheckKey:
         # A probe of a clock that was ahead must not keep the key from being probed until time catches up.
         if due_at is not None and min(key.last_probed_at, self._clock.now()) >= due_at:
             return self._result(key, probed=False)
-        due = trigger is Trigger.SCHEDULE and is_closer_look_due(key.facts, self._clock.now())
-        found = self._prober.probe(key, closely=due or trigger in LOOKS_CLOSER)
+        now = self._clock.now()
+        due = trigger is Trigger.SCHEDULE and is_closer_look_due(key.facts, now, closer_look_every(key))
+        lean, _ = is_lean_enough(key, trigger, now)
+        found = self._prober.probe(key, closely=not lean and (due or trigger in LOOKS_CLOSER), lean=lean)
         answer = replace(found, verdict=self._doubt(found.verdict, key.region))
         before, key = key, until_committed(self._take, project_id, key_id, answer, trigger)
         found_healthy = answer.verdict.outcome is Outcome.HEALTHY and key.health.status is KeyStatus.HEALTHY
@@ -148,6 +151,7 @@ class CheckKey:
             last_probed_at=max(verdict.probed_at, key.last_probed_at),
             last_trigger=trigger if newest else key.last_trigger,
             due_at=next_due(project_id, key_id, decision.health, project.check_interval_minutes, self._clock.now()),
+            lean_until=lean_until(key, project.probe_plan, project.check_interval_minutes, verdict, whole=answer.whole),
         )
         if decision.change is not None:
             after, told = self._tell(key, after, verdict, decision.change, decision.reason)

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 
 from keyvigil.domain.canaries import CANARY_PROJECT, STACKS_OWN
+from keyvigil.domain.quotas import Bucket, deal
 from keyvigil.errors import DeliveryError
 from keyvigil.ports import CheckMessage, CheckQueue, Clock, Store, SweepRecord
 
 KEYS_A_SWEEP = 20_000
 """How many keys one sweep sends, in batches of ten: at 10 ms a batch, twenty of the function's fifty seconds. What is
 due beyond that stays due, and the next sweep begins with what has been due the longest."""
+
+
+QUOTA_SHARE_PERCENT = 5
+"""What probes take of a customer's quotas if the stack says nothing else: 100 whole checks a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +32,17 @@ class SweepResult:
 class PlanSweep:
     """Plans one sweep. Nothing is claimed but the minute: a key stays due until a probe's result is written."""
 
-    def __init__(self, store: Store, queue: CheckQueue, clock: Clock, *, keys_a_sweep: int = KEYS_A_SWEEP) -> None:
-        """Keep the ports, and how many keys one sweep sends at most."""
+    def __init__(
+        self,
+        store: Store,
+        queue: CheckQueue,
+        clock: Clock,
+        *,
+        keys_a_sweep: int = KEYS_A_SWEEP,
+        quota_share_percent: int = QUOTA_SHARE_PERCENT,
+    ) -> None:
+        """Keep the ports, how many keys one sweep sends at most, and how much of a quota probes take."""
+        self._share = quota_share_percent
         self._keys_a_sweep = keys_a_sweep
         self._store = store
         self._queue = queue
@@ -42,13 +56,18 @@ class PlanSweep:
             return SweepResult(claimed=False, keys_due=0, keys_sent=0)
         canaries = {STACKS_OWN, *(each.canary_id for each in self._store.canaries())}
         due = self._store.due_keys(now)
-        messages = [CheckMessage(each.project_id, each.key_id, each.due_at) for each in due[: self._keys_a_sweep]]
+        # A key of which the account is not known yet draws on its project's: better too many buckets than a wrong one.
+        buckets = [Bucket(each.account_id or each.project_id, each.key_id.partition(".")[0]) for each in due]
+        dealt = deal(buckets, self._share, most=self._keys_a_sweep)
         sent, trouble = 0, None
         try:
             # First, so that a fault of our own is known to most of the keys' probes.
             self._queue.send([CheckMessage(CANARY_PROJECT, each, now, canary=True) for each in sorted(canaries)])
-            sent = self._queue.send(messages)
+            for second, places in dealt.at.items():
+                keys = [due[place] for place in places]
+                messages = [CheckMessage(each.project_id, each.key_id, each.due_at) for each in keys]
+                sent += self._queue.send(messages, delay_seconds=second)
         except DeliveryError as error:  # what is broken elsewhere must be mended all the same
-            trouble = str(error)
+            trouble = str(error) if sent == 0 else None
         self._store.record_sweep(SweepRecord(at=minute, keys_due=len(due), keys_sent=sent))
         return SweepResult(claimed=True, keys_due=len(due), keys_sent=sent, trouble=trouble)

@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from keyvigil.domain import bundles
 from keyvigil.domain.alerts import Alert, AlertCause, AlertStatus, OutboxRow, Severity, make_alert
+from keyvigil.domain.bundles import Bundle
 from keyvigil.domain.incidents import affected
 from keyvigil.domain.keys import Key
 from keyvigil.domain.projects import Project
-from keyvigil.domain.quiet import Ledger, Problem, QuietDecision, Retelling, decide_quiet, key_of
+from keyvigil.domain.quiet import Ledger, Problem, QuietDecision, Retelling, Why, decide_quiet, key_of
 from keyvigil.domain.silences import Silence
-from keyvigil.errors import DamagedItemError, NewerItemError, in_short
+from keyvigil.errors import ConflictError, DamagedItemError, NewerItemError, in_short
 from keyvigil.ports import Clock, Ids, Put, Store, Write
 from keyvigil.use_cases.retrying import until_committed
 from keyvigil.use_cases.taking_turns import turn
@@ -43,8 +45,11 @@ class JudgeAlert:
             return until_committed(self._judge, row.row_id)
         except (DamagedItemError, NewerItemError):
             return row
+        except ConflictError:
+            # Keys of one project that break at once write to one ledger. What begins need not wait for that.
+            return until_committed(self._judge, row.row_id, by_itself=True)
 
-    def _judge(self, row_id: str) -> OutboxRow | None:
+    def _judge(self, row_id: str, *, by_itself: bool = False) -> OutboxRow | None:
         row = self._store.outbox_row(row_id)
         if row is None or row.alert is None or row.judged is not None:
             return row
@@ -52,13 +57,53 @@ class JudgeAlert:
         key_id = key_of(row.alert)
         project = self._store.project(row.project_id) if row.project_id else None
         ledger = _of_this_project(self._store.ledger(row.project_id if key_id else None, key_id), project)
-        decision = decide_quiet(ledger, row.alert, silences_of(self._store, row, now), now, row_id=row_id)
+        shared = self._shared(row, row.alert, project)
+        if by_itself and shared is not None:
+            if row.alert.status is AlertStatus.RESOLVED or row.alert.dedup_key in shared.told_together:
+                message = f"others wrote to what was told of project {row.project_id} every time"
+                raise ConflictError(message)
+            shared = None
+        silences = silences_of(self._store, row, now)
+        decision = decide_quiet(ledger, row.alert, silences, now, row_id=row_id, shared=shared)
         judged = _judged(row, decision, now)
-        writes: list[Write] = [Put(judged)]
+        writes: list[Write] = []
         if decision.ledger != ledger:
             writes.append(Put(decision.ledger))
-        self._store.commit(writes)
+        told = decision.shared
+        if told is not None and decision.bundle is not None:
+            sequence, numbered = next_in(self._store, told, decision.bundle, row.alert)
+            told = numbered_in(told, decision.bundle, sequence)
+            judged = replace(judged, told_as=bundles.spoken_for(decision.bundle, row.alert, sequence))
+            writes += [Put(numbered)] if numbered is not None else []
+        if told is not None and told != shared:
+            writes.append(Put(told))
+        self._store.commit([Put(judged), *writes])
         return replace(judged, version=judged.version + 1)
+
+    def _shared(self, row: OutboxRow, alert: Alert, project: Project | None) -> Ledger | None:
+        """The ledger of the project, where an alert can be told together with others."""
+        if project is None or row.for_operator or not bundles.can_be_bundled(alert):
+            return None
+        return _of_this_project(self._store.ledger(project.project_id, None), project)
+
+
+def next_in(store: Store, shared: Ledger, bundle: Bundle, alert: Alert | None) -> tuple[int, Key | None]:
+    """The next `sequence` under which a bundle is told, and the key that counts it if it must be written.
+
+    It is the first key's. If that is gone, or was registered anew, the bundle counts on by itself.
+    """
+    if alert is not None and alert.dedup_key == bundle.dedup_key and alert.sequence > bundle.sequence:
+        return alert.sequence, None
+    key = store.key(shared.project_id, bundle.first.key_id) if shared.project_id else None
+    if key is None or key.created_at > bundle.began_at:
+        return bundle.sequence + 1, None
+    numbered = replace(key, alert_sequence=max(key.alert_sequence, bundle.sequence) + 1)
+    return numbered.alert_sequence, numbered
+
+
+def numbered_in(shared: Ledger, bundle: Bundle, sequence: int) -> Ledger:
+    """The ledger of a project, in which a bundle was told with this `sequence`."""
+    return replace(shared, bundles={**shared.bundles, bundle.dedup_key: replace(bundle, sequence=sequence)})
 
 
 def _judged(row: OutboxRow, decision: QuietDecision, now: datetime) -> OutboxRow:
@@ -105,6 +150,8 @@ class TellAgain:
     def _tell(self, project_id: str | None, key_id: str | None) -> int:
         now = self._clock.now()
         ledger = self._store.ledger(project_id, key_id)
+        if project_id and key_id is None:
+            return self._tell_together(ledger, project_id, now)
         key = self._store.key(project_id, key_id) if project_id and key_id else None
         rows = {
             each.dedup_key: self._store.outbox_row(each.row_id)
@@ -118,20 +165,25 @@ class TellAgain:
             self._store.commit([Put(mine_only)])
             return 0
         # Of a key that was registered anew nothing is remembered that could end what was told of it before.
+        shared = self._store.ledger(project_id, None) if project_id else None
         left = {
             name: row
             for name, row in rows.items()
             if project_id is not None and (key is None or ledger.problems[name].heard_at < key.created_at)
         }
         if left:
-            ledger, writes = self._end_all(ledger, left, now)
+            together = shared.told_together if shared is not None else frozenset()
+            ledger, writes = self._end_all(ledger, left, now, together)
             self._store.commit(writes)
             return len(writes) - 1
         silences = self._store.silences(project_id).at(now) if project_id else ()
         operators = {name for name, row in rows.items() if row is not None and row.for_operator}
-        mine = decide_quiet(_without(ledger, operators), None, silences, now)
+        mine = decide_quiet(_without(ledger, operators), None, silences, now, shared=shared)
         theirs = decide_quiet(_without(ledger, ledger.problems.keys() - operators), None, (), now)
-        problems = dict(ledger.problems)
+        problems = {
+            name: mine.ledger.problems[name] if shared is not None and name in shared.told_together else each
+            for name, each in ledger.problems.items()
+        }
         for retelling in (*mine.retold, *theirs.retold)[:RETOLD_AT_ONCE]:
             row = rows.get(retelling.problem.dedup_key)
             told = self._again(retelling, row, key, now)
@@ -153,7 +205,7 @@ class TellAgain:
             problems[alert.dedup_key] = replace(
                 retelling.problem, row_id=alert.alert_id, sequence=alert.sequence, heard_at=now
             )
-        if not writes:
+        if not writes and problems == ledger.problems:
             return 0
         told_now = len(writes)
         if key is not None:
@@ -196,13 +248,74 @@ class TellAgain:
             detected_at=now,
         )
 
-    def _end_all(self, ledger: Ledger, rows: dict[str, OutboxRow | None], now: datetime) -> tuple[Ledger, list[Write]]:
-        """The key is not under watch any more: what was told of it is over, and that is told too."""
+    def _tell_together(self, ledger: Ledger, project_id: str, now: datetime) -> int:
+        """Several keys of which there is more to say, that last, or of which the last is not under watch any more."""
+        project = self._store.project(project_id)
+        mine_only = _of_this_project(ledger, project)
+        if mine_only != ledger or project is None:
+            self._store.commit([Put(mine_only if project is not None else replace(ledger, bundles={}))])
+            return 0
+        decision = decide_quiet(ledger, None, self._store.silences(project_id).at(now), now)
+        told, rows, numbered = ledger, [], dict[str, Key]()
+        for each in decision.retold_together:
+            bundle, keys = self._as_they_are(project_id, each.bundle, now)
+            unsaid = bundle.over_at is None and not any(key.open_incident_id for key in keys)
+            if unsaid:  # the end of each is on its way
+                continue
+            sequence, first = next_in(self._store, ledger, bundle, None)
+            if first is not None:
+                if first.key_id in numbered:  # one key leads two: the next sweep tells the other
+                    continue
+                numbered[first.key_id] = first
+            told = numbered_in(told, bundle, sequence)
+            rows.append(self._row_of(project_id, bundle, keys, each.why, sequence, now))
+        if not rows:
+            return 0
+        self._store.commit([*(Put(row) for row in rows), *(Put(key) for key in numbered.values()), Put(told)])
+        return len(rows)
+
+    def _as_they_are(self, project_id: str, bundle: Bundle, now: datetime) -> tuple[Bundle, list[Key]]:
+        """A bundle without the keys that are not under watch any more, and the keys of those that last."""
+        found = {each.dedup_key: self._store.key(project_id, each.key_id) for each in bundle.lasting}
+        gone = {name for name, key in found.items() if key is None or key.created_at > bundle.began_at}
+        left = bundle.without(frozenset(gone), now) if gone else bundle
+        return left, [key for name, key in found.items() if key is not None and name not in gone]
+
+    def _row_of(
+        self, project_id: str, bundle: Bundle, keys: list[Key], why: Why, sequence: int, now: datetime
+    ) -> OutboxRow:
+        affected_now = [each for key in keys for each in affected(self._store.clusters_of_key(project_id, key.key_id))]
+        incident = self._store.incident(project_id, bundle.worst.incident_id)
+        alert = bundles.told_again(
+            bundle,
+            keys,
+            affected_now[: bundles.CLUSTERS_LISTED],
+            incident.actor if incident is not None else None,
+            alert_id=self._ids.ulid(),
+            sequence=sequence,
+            project_id=project_id,
+            now=now,
+        )
+        return OutboxRow(
+            row_id=alert.alert_id,
+            project_id=project_id,
+            created_at=now,
+            alert=alert,
+            judged=str(why if bundle.over_at is None else Why.OVER),
+        )
+
+    def _end_all(
+        self, ledger: Ledger, rows: dict[str, OutboxRow | None], now: datetime, together: frozenset[str]
+    ) -> tuple[Ledger, list[Write]]:
+        """The key is not under watch any more: what was told of it is over, and that is told too.
+
+        What was told together with other keys ends with the last of them.
+        """
         writes: list[Write] = []
         problems = dict(ledger.problems)
         for name, row in list(rows.items())[:RETOLD_AT_ONCE]:
             problem = ledger.problems[name]
-            if problem.told_at is not None and row is not None and row.alert is not None:
+            if problem.told_at is not None and row is not None and row.alert is not None and name not in together:
                 writes.append(Put(self._ended(row, row.alert, problem, now)))
             problems[name] = replace(problem, over_at=now, unsaid=None)
         after = replace(ledger, problems=problems)
@@ -236,6 +349,8 @@ def _of_this_project(ledger: Ledger, project: Project | None) -> Ledger:
     """The ledger without what an earlier project of the same id had: that is another tenant's."""
     if project is None:
         return ledger
+    mine = {name: each for name, each in ledger.bundles.items() if each.began_at >= project.created_at}
+    ledger = replace(ledger, bundles=mine)
     return _without(ledger, {name for name, each in ledger.problems.items() if each.heard_at < project.created_at})
 
 

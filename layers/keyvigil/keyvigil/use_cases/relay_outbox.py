@@ -232,13 +232,13 @@ class RelayOutbox:
         if row.alert is None or project is None or not is_of(row, project):
             return
         if target is Target.TOPIC:
-            self._notifier.publish(project.alert_topic_arn, row.alert)
+            self._notifier.publish(project.alert_topic_arn, row.told_as or row.alert)
         elif project.chat:
-            self._notifier.publish_to_chat(project.chat_topic_arn, row.alert)
+            self._notifier.publish_to_chat(project.chat_topic_arn, row.told_as or row.alert)
 
     def _put_on_bus(self, row: OutboxRow) -> None:
         if row.alert is not None:
-            self._notifier.put_alert(row.alert)
+            self._notifier.put_alert(row.told_as or row.alert)
         if row.lock_request is not None and self._is_under_way(row.lock_request):
             self._notifier.put_lock_request(row.lock_request)
 

@@ -1,0 +1,1 @@
+"""`keyvigil doctor`: a key tried operation by operation, without any stack."""

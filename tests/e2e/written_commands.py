@@ -1,0 +1,108 @@
+"""Every command that a page shows, and what runs it: read by the tests that run them, and by the one that counts them.
+
+A block of a page is a command if its fence says `sh`, or if it begins as a command does.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from keyvigil_cli.checkout import Checkout
+
+ROOT = Checkout.find(Path(__file__).parent).root
+
+GUIDE = "docs/deploy.md"
+"""tests/e2e/test_deploy_guide.py runs all its `sh` blocks."""
+
+QUICK_STARTS = ("docs/quick-start-operator.md", "docs/quick-start-customer.md")
+FOLLOWED = (*QUICK_STARTS, "docs/cli.md")
+"""tests/e2e/test_quick_starts.py runs all their commands but those below, and says itself if one was forgotten."""
+
+_NOT_YET = "not followed word by word yet;"
+ELSEWHERE = {
+    "docs/onboarding.md": f"{_NOT_YET} tests/e2e/test_onboarding.py deploys the same templates",
+    "docs/api.md": f"{_NOT_YET} tests/e2e/receiver_stories.py makes such functions and secrets with the AWS SDK",
+    "docs/recipes/chat.md": f"{_NOT_YET} tests/unit/test_api.py sends the same requests",
+    "docs/recipes/slack.md": f"{_NOT_YET} tests/infra/test_recipes.py does what the template's function would do",
+    "docs/restore.md": f"{_NOT_YET} tests/integration/test_restore_table.py, tests/infra/test_restore_guide.py",
+    "docs/import.md": f"{_NOT_YET} tests/unit/cli/test_imports.py and its neighbours run it with files of their own",
+    "docs/policies.md": f"{_NOT_YET} tests/unit/cli/test_policy.py, tests/infra/test_policies.py",
+    "docs/own-key.md": f"{_NOT_YET} tests/e2e/stack_key_story.py gives the stack a key",
+    "docs/discover.md": f"{_NOT_YET} tests/unit/cli/test_discovery.py",
+    "docs/doctor.md": f"{_NOT_YET} tests/e2e/test_doctor.py runs it on keys and roles of its own",
+}
+"""Pages whose commands no test runs as they stand, and what comes nearest."""
+
+NOT_RUN = {
+    "git pull --ff-only\n": "a checkout that is tested has nothing to fetch from",
+    "aws cloudformation deploy --stack-name keyvigil-pagerduty-acme-prod": (
+        "the local cloud's CloudFormation makes no AWS::Events::Connection and no ApiDestination; "
+        "tests/infra/test_recipes.py does what the template's rules would do"
+    ),
+}
+"""How a block begins that no test runs as it stands, and why."""
+
+MAKE = {
+    "demo": "takes four minutes; the same steps are told by tests/e2e/test_stories.py, on the same local cloud",
+    "test": "is what runs this; CI calls it (.ci/run)",
+    "test-permissions": "takes up to ten minutes",
+    "build": "the deployment guide runs it",
+    "deploy": "the deployment guide runs it",
+    "uninstall": "the deployment guide runs it, and tests/e2e/test_uninstall.py",
+}
+"""Targets of README's and docs/permissions.md's blocks, and what runs them, or why nothing does."""
+
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<body>.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_BEGINS_AS_A_COMMAND = re.compile(
+    r"\s*(?:\$ )?(?:(?:aws|make|keyvigil|git|sam|pip|python\S*|uv|curl|docker|terraform|cd|for|until|while|export|\.) |"
+    r"\.venv/|\.tools/|[A-Z_]+=)"
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: the chapter it stands in, the fence's word, and the text without its indentation."""
+
+    page: str
+    chapter: str
+    language: str
+    text: str
+
+    @property
+    def is_command(self) -> bool:
+        """Whether a reader would run it."""
+        return self.language in {"sh", "bash", "shell", "console"} or (
+            self.language in {"", "text"} and _BEGINS_AS_A_COMMAND.match(self.text) is not None
+        )
+
+    @property
+    def why_not_run(self) -> str | None:
+        """Why no test runs it."""
+        return next((why for begin, why in NOT_RUN.items() if self.text.startswith(begin)), None)
+
+
+def pages() -> list[str]:
+    """README and every page of docs/ and onboarding/."""
+    found = [
+        ROOT / "README.md",
+        ROOT / "SECURITY.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "onboarding").rglob("*.md"),
+    ]
+    return sorted(str(page.relative_to(ROOT)) for page in found)
+
+
+def blocks_of(page: str, text: str | None = None) -> Iterator[Block]:
+    """Every fenced block of a page."""
+    if text is None:
+        text = (ROOT / page).read_text(encoding="utf-8")
+    for found in _FENCE.finditer(text):
+        headings = re.findall(r"^#+ (.+)$", text[: found.start()], re.MULTILINE)
+        body = re.sub(rf"^{found['indent']}", "", found["body"], flags=re.MULTILINE)
+        yield Block(page, headings[-1] if headings else "", found["language"].strip(), body)
+
+
+def commands_of(page: str) -> list[Block]:
+    """The blocks of a page that are to be run."""
+    return [block for block in blocks_of(page) if block.is_command]

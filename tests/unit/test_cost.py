@@ -1,0 +1,25 @@
+"""docs/cost.md says what the simulation counts."""
+
+import json
+
+import pytest
+
+from benchmarks.cost import CADENCES, PAGE, RESULTS, lean_requests, page
+from benchmarks.simulation.hour import simulate
+from benchmarks.simulation.run import SCENARIOS
+
+
+def test_the_bill_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "make cost"
+
+
+def test_the_bills_counts_are_those_of_the_code() -> None:
+    kept = json.loads(RESULTS.read_text(encoding="utf-8"))["1,000 keys"]
+    now = simulate(SCENARIOS["1,000 keys"])
+    for count in ("checks", "kms_requests", "check_invocations", "messages"):
+        assert getattr(now, count) == pytest.approx(kept[count], rel=0.03), f"{count}: make simulate, make cost"
+
+
+def test_the_lean_plan_takes_less_than_half_of_the_calls_at_the_usual_cadence() -> None:
+    assert lean_requests(20_000, 10) / 20_000 <= 0.51
+    assert all(lean_requests(1, cadence) <= 1 for cadence in CADENCES)
