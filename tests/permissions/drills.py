@@ -417,18 +417,22 @@ def an_alert_about_keyvigil_itself_reaches_the_operator(scene: Scene) -> None:
 
 
 def tell(scene: Scene, *, for_operator: bool) -> str:
-    """Have an alert delivered to all that should get it; return its id."""
+    """Have an alert delivered to all that should get it; return its id.
+
+    Each has an incident of its own, and is of a kind that is not bundled: what was told before is withheld.
+    """
     now = scene.now()
     alert, _ = make_alert(
-        AlertType.KEY_SUSPECT,
+        AlertType.CLUSTER_LOCK_FAILED,
         alert_id=scene.ids.ulid(),
         key=examples.key(project_id=scene.home.project_id),
-        incident=examples.incident(project_id=scene.home.project_id),
+        incident=examples.incident(project_id=scene.home.project_id, incident_id=scene.ids.ulid()),
         clusters=(),
         occurred_at=now,
         detected_at=now,
     )
-    row = scene.unsent_row(project_id=scene.home.project_id, alert=alert, for_operator=for_operator)
+    # The project is seconds old: a row from before it would be of an earlier one with its id.
+    row = scene.unsent_row(project_id=scene.home.project_id, alert=alert, for_operator=for_operator, created_at=now)
     assert scene.invoke("relay-outbox", {"resend": [row.row_id]}) == {"sent": 1, "failed": 0}
     return alert.alert_id
 

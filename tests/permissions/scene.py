@@ -473,7 +473,8 @@ class Scene:
 
     def unsent_row(self, **fields: Any) -> OutboxRow:
         """A row that the stream did not get sent: it looks like something else until the stream has passed it."""
-        row = OutboxRow(row_id=self.ids.ulid(), created_at=self.now() - timedelta(minutes=2), **fields)
+        made: dict[str, Any] = {"row_id": self.ids.ulid(), "created_at": self.now() - timedelta(minutes=2)}
+        row = OutboxRow(**(made | fields))
         item = self.store._to_item(row)
         item.kind = "NOT-YET"
         item.save()
