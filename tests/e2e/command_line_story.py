@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,6 +39,8 @@ class CommandLine:
     """`keyvigil` in the shell of somebody who has the operator's credentials, and a Region."""
 
     cloud: LocalCloud
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of that shell."""
 
     @property
     def environ(self) -> dict[str, str]:
@@ -53,6 +55,7 @@ class CommandLine:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
             "NO_PROXY": "127.0.0.1,localhost",
+            **self.more,
         }
 
     def __call__(self, words: str, *more: str, ends: int = 0) -> Printed:

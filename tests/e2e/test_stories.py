@@ -25,6 +25,7 @@ from tests.e2e import (  # noqa: F401  importing them adds their stories
     command_line_story,
     danger_story,
     fault_story,
+    import_story,
     key_event_stories,
     own_trouble_story,
     receiver_stories,
