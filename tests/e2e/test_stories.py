@@ -24,6 +24,7 @@ from tests.e2e import (  # noqa: F401  importing them adds their stories
     cause_stories,
     command_line_story,
     danger_story,
+    discover_story,
     fault_story,
     import_story,
     key_event_stories,
