@@ -89,7 +89,7 @@ def test_an_alarm_is_a_call_that_aws_takes_on_a_metric_that_aws_publishes(name: 
 
 
 def commands() -> list[str]:
-    text = "".join(re.findall(r"```\n(.*?)```", PAGE, re.DOTALL))
+    text = "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))
     return [each.partition(" > ")[0] for each in text.splitlines() if each.startswith("keyvigil ")]
 
 

@@ -306,6 +306,7 @@ def full_key() -> Key:
         backups={"eu-west-1": 3, "us-west-2": 997},
         told={"replica/eu-west-1": TOLD, "rotation": changed(TOLD, what="off", step="off")},
         unknown_told=True,
+        lean_until=LATER,
     )
 
 

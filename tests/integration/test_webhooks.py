@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, override
 
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
@@ -22,7 +22,7 @@ from tests.integration.tls_server import LOOPBACK, Authority, Exchange, TlsServe
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SECRET_ARN = "arn:aws:secretsmanager:us-west-2:111111111111:secret:keyvigil/acme-prod/webhook-AbCd12"
-NOW = datetime.now(UTC).replace(microsecond=0)
+NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 FENCE = 1795369305484
 
 
@@ -81,6 +81,19 @@ class Hook:
 
     def call(self, request: LockRequest = LOCK, lock: LockSettings = HOOK, seconds: float = 5) -> CallAnswer:
         return self.receiver.call(request, lock, receipt=None, seconds=seconds)
+
+
+@pytest.fixture(autouse=True)
+def _the_verifier_has_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who verifies refuses what is five minutes old, and the tests before these may take as long."""
+
+    class Then(datetime):
+        @classmethod
+        @override
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(NOW.timestamp(), tz)
+
+    monkeypatch.setattr("standardwebhooks.webhooks.datetime", Then)
 
 
 @pytest.fixture

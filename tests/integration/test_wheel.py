@@ -123,7 +123,7 @@ def test_help_loads_no_aws_sdk(site: Path) -> None:
     """It is what a shell asks for at each completion, too."""
     program = (
         f"import sys; sys.path.insert(0, {str(site)!r}); import keyvigil_cli.main; "
-        "print(sorted(name for name in sys.modules if name in {'boto3', 'botocore', 'urllib3', 'keyvigil'}))"
+        "print(sorted(name for name in sys.modules if name in {'boto3', 'botocore', 'urllib3', 'pynamodb'}))"
     )
     loaded = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True, timeout=60
