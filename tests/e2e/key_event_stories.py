@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from keyvigil_cli.api_client import JsonObject
 from keyvigil_cli.customer import CustomerAccount
+from keyvigil_cli.project import Project
 from tests import recorded_events as recordings
 from tests.e2e.stage import Stage, WatchedKey
 from tests.e2e.story import story
@@ -84,28 +85,29 @@ def an_event_has_a_key_probed_within_seconds_and_names_who_disabled_it(stage: St
 
 @story
 def without_an_event_cloudtrail_is_asked_who_did_it_where_the_role_allows_that(stage: Stage) -> None:
-    project = stage.project(enforcement="observe")
+    # Two, because keys of one project with one cause within a minute are one alert.
+    project, without_lookups = stage.project(enforcement="observe"), stage.project(enforcement="observe")
     queue = stage.alert_queue(project)
     # An account of its own: searches of one account wait for one another.
     customer = CustomerAccount(stage.cloud.session(ANOTHER_CUSTOMER), ANOTHER_CUSTOMER)
 
-    def break_a_key(*, lookups: bool) -> str:
+    def break_a_key(of: Project, *, lookups: bool) -> str:
         role = customer.role_for(
             stage.outputs["MonitorRoleArn"],
-            project.external_id,
-            project.project_id,
+            of.external_id,
+            of.project_id,
             role_name=f"keyvigil-{stage.name()}",
         )
         if lookups:
             customer.allow_lookups(role)
         key = customer.create_key(role)
-        watched = WatchedKey(project, customer, key, "", project.register_key(key))
+        watched = WatchedKey(of, customer, key, "", of.register_key(key))
         watched.disable()
-        checked = stage.api.post("projects", project.project_id, "keys", watched.registered["key_id"], "check")
+        checked = stage.api.post("projects", of.project_id, "keys", watched.registered["key_id"], "check")
         incident_id: str = checked["open_incident_id"]
         return incident_id
 
-    silent, told = break_a_key(lookups=False), break_a_key(lookups=True)
+    silent, told = break_a_key(without_lookups, lookups=False), break_a_key(project, lookups=True)
     (found,) = queue.wait_for("incident.actor_found", within=240)
     assert all(alert["actor"] is None for alert in queue.of_type("key.suspect"))
     assert (found["incident_id"], found["status"], found["actor"]["event_name"]) == (told, "firing", "DisableKey")
@@ -118,5 +120,5 @@ def without_an_event_cloudtrail_is_asked_who_did_it_where_the_role_allows_that(s
     assert lasted.total_seconds() >= 60
     assert [entry["what"] for entry in incident["timeline"]].count("incident.actor_found") == 1
     # The older search was sent first, and its role's refusal was no error.
-    assert project.incident(silent)["actor"] is None
+    assert without_lookups.incident(silent)["actor"] is None
     assert len(queue.of_type("incident.actor_found")) == 1

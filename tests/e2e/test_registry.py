@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from keyvigil_cli.api_client import ApiProblemError, JsonObject
 from keyvigil_cli.customer import RegistrableKey
-from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, OPERATOR_ACCOUNT
+from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, OPERATOR_ACCOUNT, STACK_NAME
 from tests.e2e.stage import Stage
 
 REGISTRY: dict[str, str | int] = {"via": "none"}
@@ -136,7 +136,8 @@ def test_the_api_itself_cannot_touch_a_customer_s_key(stage: Stage) -> None:
     key = stage.customer.create_key(stage.role(project))
     iam = stage.cloud.session().client("iam")
     allowed = set()
-    for role in iam.get_paginator("list_roles").paginate().search("Roles[]"):
+    # Other tests make roles in this account, too.
+    for role in iam.get_paginator("list_roles").paginate().search(f"Roles[?starts_with(RoleName, '{STACK_NAME}-')]"):
         for name in iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]:
             document = iam.get_role_policy(RoleName=role["RoleName"], PolicyName=name)["PolicyDocument"]
             if "sts:AssumeRole" in json.dumps(document):
