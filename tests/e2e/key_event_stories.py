@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from keyvigil_cli.api_client import JsonObject
 from keyvigil_cli.customer import CustomerAccount
+from keyvigil_cli.project import Project
 from tests import recorded_events as recordings
 from tests.e2e.stage import Stage, WatchedKey
 from tests.e2e.story import story
