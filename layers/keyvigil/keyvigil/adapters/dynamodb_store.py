@@ -371,6 +371,10 @@ class DynamoDbStore(Store):
             if _is_race(error):
                 message = "an item changed since it was read"
                 raise ConflictError(message) from error
+            if isinstance(error, TransactWriteError):
+                # Unlike the others it leaves the reason to its cause, and a log shows one line.
+                message = f"{error.msg}: {error.cause}"
+                raise TransactWriteError(message, error.cause) from error
             raise
 
     def _transact(self, writes: Sequence[Write]) -> None:
