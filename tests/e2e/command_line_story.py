@@ -131,6 +131,8 @@ def an_operator_lives_through_an_outage_on_the_command_line(stage: Stage) -> Non
         project.wait_for_clusters(["vectors"], "LOCKED")
         [incident] = keyvigil.json(f"incident list {name} --open")["items"]
         incident_id = incident["incident_id"]
+        # The clusters are locked a moment before the lockout is settled.
+        project.wait_for_incident(incident_id, "LOCKED")
         told = keyvigil(f"incident show {name} {incident_id}").output
         assert "locked after " in told
         assert told.index("key.suspect") < told.index("key.unhealthy") < told.index("cluster.locked")
