@@ -16,22 +16,10 @@ from keyvigil_cli.project import Project
 from keyvigil_cli.waiting import wait_until
 from tests.e2e.stage import Stage
 from tests.e2e.story import story
+from tests.printed import Printed
 
 KEYVIGIL = Checkout.find(Path(__file__).parent).python().with_name("keyvigil")
 _COMMAND_SECONDS = 90
-
-
-@dataclass(frozen=True)
-class Printed:
-    """How a command ended."""
-
-    status: int
-    output: str
-    messages: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.output)
 
 
 @dataclass(frozen=True)

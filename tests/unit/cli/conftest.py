@@ -1,29 +1,15 @@
 """The command line, run in this process against the real API in memory."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from keyvigil_cli.main import app
+from tests.printed import Printed
 from tests.unit.cli.registry_server import RegistryServer, serving
 from tests.unit.test_api import Api
-
-
-@dataclass(frozen=True)
-class Printed:
-    """How a command ended."""
-
-    status: int
-    output: str
-    messages: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.output)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from keyvigil_cli.commands import cluster as cluster_commands
 from keyvigil_cli.commands import key as key_commands
 from keyvigil_cli.commands import project as project_commands
 from tests.examples import KEY_ARN, KEY_ID, NOW, ROLE_ARN, cluster, incident, key, project, verdict
-from tests.unit.cli.conftest import Keyvigil, Printed
+from tests.printed import Printed
+from tests.unit.cli.conftest import Keyvigil
 from tests.unit.cli.registry_server import Canned
 
 INCIDENT = "01JINCIDENT"

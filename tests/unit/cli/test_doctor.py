@@ -22,7 +22,7 @@ from keyvigil_cli.policies.customer_role import CustomerRole
 from keyvigil_cli.policies.documents import Document
 from keyvigil_cli.policies.key_policy import Users, iam_decides, key_policy, stack_key_policy
 from keyvigil_cli.policies.reading import Says, says
-from tests.unit.cli.conftest import Printed
+from tests.printed import Printed
 
 ACCOUNT = "222222222222"
 KEY = f"arn:aws:kms:us-west-2:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"

@@ -12,7 +12,8 @@ from keyvigil_cli.commands import imports as import_commands
 from keyvigil_cli.imports.found import Found
 from tests.examples import KEY_ARN, KEY_ID, ROLE_ARN, verdict
 from tests.fakes import changed
-from tests.unit.cli.conftest import Keyvigil, Printed
+from tests.printed import Printed
+from tests.unit.cli.conftest import Keyvigil
 from tests.unit.cli.registry_server import Canned
 from tests.unit.cli.terraform_documents import key_arn, resource, state, text, zilliz
 

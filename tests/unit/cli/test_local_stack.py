@@ -21,7 +21,7 @@ from keyvigil_cli.main import app
 from keyvigil_cli.sam_deployment import DeploymentFailedError
 from keyvigil_cli.teller import Teller
 from keyvigil_cli.waiting import wait_until
-from tests.unit.cli.conftest import Printed
+from tests.printed import Printed
 
 # Answers on its port like the emulator, and has started a program that left its process group.
 STAND_IN = f"""\

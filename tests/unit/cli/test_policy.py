@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from keyvigil_cli.main import app
-from tests.unit.cli.conftest import Printed
+from tests.printed import Printed
 
 KEY = "arn:aws:kms:us-west-2:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 OTHER = "arn:aws:kms:us-west-2:222222222222:key/99999999-12ab-34cd-56ef-1234567890ab"
