@@ -5,6 +5,7 @@ credentials of whichever customer's role the running probe has assumed, through 
 how one KMS client for each Region serves every tenant.
 """
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from botocore.credentials import (
     ReadOnlyCredentials,
     create_credential_resolver,
 )
+from botocore.httpsession import get_cert_path
 from botocore.loaders import Loader, create_loader
 
 CONNECT_TIMEOUT_SECONDS = 2
@@ -88,6 +90,15 @@ def session() -> boto3.Session:
     core = own_session()
     core.get_component("credential_provider").insert_before("env", _TenantProvider(core))
     return boto3.Session(botocore_session=core)
+
+
+def ca_bundle() -> str:
+    """The file of the certificates that TLS trusts, found as botocore finds it for a client.
+
+    Source: https://docs.aws.amazon.com/sdkref/latest/guide/feature-gen-config.html (`ca_bundle`)
+    """
+    asked_for: Any = own_session().get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or True
+    return str(get_cert_path(asked_for))
 
 
 def config(*, read_timeout: float = READ_TIMEOUT_SECONDS, connections: int = 10, attempts: int = 2) -> Config:
