@@ -82,12 +82,9 @@ class _Connection(HTTPConnection):
 
     @override
     def getresponse(self) -> Any:
-        """The answer, read to its end. After one that was cut off, the connection is not used again."""
+        """The answer, read to its end. If that was cut off, the pool will find that the connection was dropped."""
         self.sock.settimeout(self.timeout)
-        answer = Answer(http.client.HTTPConnection.getresponse(self))
-        if answer.length_remaining:
-            self.close()
-        return answer
+        return Answer(http.client.HTTPConnection.getresponse(self))
 
 
 class _TlsConnection(_Connection, HTTPSConnection):
