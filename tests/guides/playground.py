@@ -67,7 +67,7 @@ class Playground:
         reader.paste(
             f'PATH="{CHECKOUT.root}/.venv/bin:$PATH" AWS_PAGER=""\n. {CHECKOUT.root}/.local-cloud/env-{NAME}\n'
             # The local cloud compares no encryption context.
-            f"THE_API_URL={self.outputs.api_url}\nROLE_PARAMETERS=RestrictToProbes=false"
+            f"THE_API_URL='{self.outputs.api_url}'\nROLE_PARAMETERS=RestrictToProbes=false"
         )
         return reader
 

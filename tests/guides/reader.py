@@ -9,10 +9,10 @@ How to add a page: name it in FOLLOWED (tests/guides/written_commands.py) with t
             printed = page.follow(operator, "A chapter")
         assert "HEALTHY" in printed
 
-pastes every `sh` block of the chapter, in order; without a chapter those that are left. A page that is closed with blocks left
-fails. What stands on pages as an example and is something else in a run is in OF_THIS_RUN, or in the reader's own `stands_for`;
-what no test can run is in NOT_RUN, with the reason. Each test has a project of its own, which `acme-prod` on the page stands for,
-and does not build on another's: one page's failure hides no other.
+pastes every `sh` block of the chapter, in order; without a chapter those that are left. A page that is closed with
+blocks left fails. What stands on pages as an example and is something else in a run is in OF_THIS_RUN, or in the
+reader's own `stands_for`; what no test can run is in NOT_RUN, with the reason. Each test has a project of its own,
+which `acme-prod` on the page stands for, and does not build on another's: one page's failure hides no other.
 """
 
 import contextlib

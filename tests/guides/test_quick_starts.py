@@ -1,4 +1,4 @@
-"""The quick starts and the page on the command line, followed word by word as a new user would."""
+"""docs/quick-start-operator.md, docs/quick-start-customer.md and docs/cli.md, followed word by word as a new user would."""
 
 from tests.guides.playground import Customer, Playground
 from tests.guides.reader import CHECKOUT, Page, Pages, Reader

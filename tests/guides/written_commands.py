@@ -21,7 +21,7 @@ FOLLOWED = {
     CUSTOMER: "test_quick_starts.py",
     "docs/cli.md": "test_quick_starts.py",
 }
-"""Pages, and the test in tests/guides that runs all their commands but those below, and says itself if one was forgotten."""
+"""Pages, and the test in tests/guides that runs all commands but those below; it says itself if one was forgotten."""
 
 _NOT_YET = "not followed word by word yet;"
 ELSEWHERE = {
