@@ -1,4 +1,4 @@
-"""docs/quick-start-operator.md, docs/quick-start-customer.md and docs/cli.md, followed word by word as a new user would."""
+"""docs/quick-start-operator.md, docs/quick-start-customer.md and docs/cli.md, followed word by word by a new user."""
 
 from tests.guides.playground import Customer, Playground
 from tests.guides.reader import CHECKOUT, Page, Pages, Reader
