@@ -21,6 +21,7 @@ from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigge
 from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.quiet import Ledger
+from keyvigil.domain.quotas import next_probe
 from keyvigil.domain.shut_clusters import SHUT
 from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
@@ -359,7 +360,7 @@ class MemoryStore(Store):
     @override
     def due_keys(self, until: datetime) -> list[DueKey]:
         due = [
-            DueKey(each.project_id, each.key_id, each.due_at, each.role_arn.split(":")[4])
+            DueKey(each.project_id, each.key_id, each.due_at, each.role_arn.split(":")[4], next_probe(each))
             for each in self.all(Key)
             if each.due_at <= until
         ]

@@ -20,6 +20,7 @@ from keyvigil.domain.keys import Baseline, Key, KeyFacts, KeyStatus, Registratio
 from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.quiet import Ledger
+from keyvigil.domain.quotas import THE_MOST, NextProbe
 from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
@@ -79,13 +80,15 @@ class Page[T]:
 class DueKey:
     """A key that is due, as the index shows it; the index may lag behind the table.
 
-    `account_id` is the account of the key's role, None for an item that was written before that was kept there.
+    `account_id` is the account of the key's role, None for an item that was written before that was kept there; `probe`
+    is what its next probe asks for, the most that one can for such an item.
     """
 
     project_id: str
     key_id: str
     due_at: datetime
     account_id: str | None = field(default=None, compare=False)
+    probe: NextProbe = field(default=THE_MOST, compare=False)
 
     @property
     def region(self) -> str:

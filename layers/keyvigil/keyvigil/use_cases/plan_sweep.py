@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import batched
 
 from keyvigil.domain.canaries import CANARY_PROJECT, STACKS_OWN
-from keyvigil.domain.quotas import Bucket, deal
+from keyvigil.domain.quotas import asked, deal
 from keyvigil.errors import DeliveryError
 from keyvigil.ports import CheckMessage, CheckQueue, Clock, DueKey, Store, SweepRecord
 
@@ -18,7 +18,7 @@ KEYS_A_MESSAGE = 10
 """How many keys one message names at most. `check_keys` takes two messages at once, and has a thread for each key."""
 
 QUOTA_SHARE_PERCENT = 5
-"""What probes take of a customer's quotas if the stack says nothing else: 100 whole checks a second."""
+"""What probes take of each of a customer's quotas if the stack says nothing else: 100 DescribeKey a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +74,8 @@ class PlanSweep:
         canaries = {STACKS_OWN, *(each.canary_id for each in self._store.canaries())}
         due = self._store.due_keys(now)
         # A key of which the account is not known yet draws on its project's: better too many buckets than a wrong one.
-        buckets = [Bucket(each.account_id or each.project_id, each.region) for each in due]
-        dealt = deal(buckets, self._share, most=self._keys_a_sweep)
+        wanted = [asked(each.account_id or each.project_id, each.region, each.probe, now - each.due_at) for each in due]
+        dealt = deal(wanted, self._share, most=self._keys_a_sweep)
         sent, trouble = 0, None
         try:
             # First, so that a fault of our own is known to most of the keys' probes.
