@@ -152,7 +152,7 @@ class KmsProber:
         self._clock = clock
         self._calls = calls or KmsCalls()
         self._monitor_role_arn = monitor_role_arn
-        self._transport = TRANSPORTS[transport]
+        self._transport = transport
         self._clients: OrderedDict[str, KmsTransport] = OrderedDict()
         self._secrets_clients: OrderedDict[str, SecretsManagerClient] = OrderedDict()
         self._lock = Lock()
@@ -428,7 +428,7 @@ class KmsProber:
                     config=config(read_timeout=PROBE_READ_TIMEOUT_SECONDS, connections=20),
                 )
                 self._calls.watch(client)
-                self._clients[region] = self._transport(client, session().get_credentials())
+                self._clients[region] = TRANSPORTS[self._transport](client, session().get_credentials())
             return _kept(self._clients, region)
 
     def _subject(self, key: Key) -> Subject:
