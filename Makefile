@@ -90,8 +90,12 @@ demo: $(RUNS) ## the whole story on a local cloud: a key is disabled, a cluster 
 	@.venv/bin/keyvigil demo
 
 .PHONY: test
-test: $(RUNS) .tools/aws/.installed ## all tests but the next: unit, integration, template, end to end
+test: $(RUNS) .tools/aws/.installed ## all tests but the next two: unit, integration, template, end to end
 	@.venv/bin/pytest
+
+.PHONY: test-guides
+test-guides: $(RUNS) .tools/aws/.installed ## every command of README and docs, followed to the letter on local clouds
+	@.venv/bin/pytest --verbose tests/guides
 
 .PHONY: test-permissions
 test-permissions: $(RUNS) ## each permission of the template is taken away in turn, and something must miss it

@@ -21,6 +21,7 @@ from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigge
 from keyvigil.domain.lock_calls import CallAnswer
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.quiet import Ledger
+from keyvigil.domain.quotas import next_probe
 from keyvigil.domain.shut_clusters import SHUT
 from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
@@ -359,7 +360,7 @@ class MemoryStore(Store):
     @override
     def due_keys(self, until: datetime) -> list[DueKey]:
         due = [
-            DueKey(each.project_id, each.key_id, each.due_at, each.role_arn.split(":")[4])
+            DueKey(each.project_id, each.key_id, each.due_at, each.role_arn.split(":")[4], next_probe(each))
             for each in self.all(Key)
             if each.due_at <= until
         ]
@@ -559,6 +560,9 @@ class FakeQueue(CheckQueue):
     def __init__(self, room: int = 1_000_000) -> None:
         self.room = room
         self.messages: list[CheckMessage] = []
+        """Those about keys, taken apart: one for each key."""
+        self.whole: list[CheckMessage] = []
+        """Those about keys, as they were sent."""
         self.searches: list[FindActorMessage] = []
         self.delays: list[int] = []
         self.canaries: list[CheckMessage] = []
@@ -566,13 +570,20 @@ class FakeQueue(CheckQueue):
     @override
     def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
         taken = messages[: self.room]
+        named = 0
         for message in taken:
             if isinstance(message, FindActorMessage):
                 self.searches.append(message)
+                named += 1
+            elif message.canary:
+                self.canaries.append(message)
+                named += 1
             else:
-                (self.canaries if message.canary else self.messages).append(message)
+                self.whole.append(message)
+                self.messages += message.singly()
+                named += len(message.singly())
         self.delays.extend([delay_seconds] * len(taken))
-        return len(taken)
+        return named
 
 
 class FakeHistory(CallHistory):

@@ -55,6 +55,7 @@ from keyvigil.domain.keys import (
 )
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
 from keyvigil.domain.quiet import Ledger
+from keyvigil.domain.quotas import THE_MOST
 from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
@@ -1026,6 +1027,54 @@ def test_a_due_key_names_the_account_whose_quota_its_probe_draws_on(store: Store
     (found,) = store.due_keys(NOW)
 
     assert (found.account_id, found.due_at) == (account_id, NOW)
+
+
+IN_THE_INDEX: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"cryptographic": 2, "alias": False, "key_store": 0, "in_workflow": False}),
+    ({"use": KeyUse.CSE}, {"cryptographic": 3}),
+    ({"alias_arn": "arn:aws:kms:us-west-2:222222222222:alias/data"}, {"alias": True}),
+    ({"facts": KeyFacts(custom_key_store_id="cks-1234567890abcdef0")}, {"key_store": 8407}),
+    ({"lean_until": NOW + timedelta(minutes=51, seconds=59)}, {"lean_for": timedelta(minutes=51)}),
+    ({"lean_until": NOW - timedelta(minutes=1)}, {"lean_for": timedelta(0)}),
+    ({"lean_until": LATER, "health": Health(status=KeyStatus.SUSPECT)}, {"lean_for": timedelta(0)}),
+    ({"health": Health(status=KeyStatus.SUSPECT)}, {"in_workflow": True}),
+    ({"health": Health(status=KeyStatus.RECOVERING)}, {"in_workflow": True}),
+    ({"health": Health(status=KeyStatus.UNHEALTHY)}, {"in_workflow": False}),
+    ({"facts": KeyFacts(closer=CloserLook(looked_at=NOW))}, {"looks_after": timedelta(minutes=55)}),
+]
+
+
+@pytest.mark.parametrize(("what", "shown"), IN_THE_INDEX)
+def test_a_due_key_tells_what_its_next_probe_will_ask_of_kms(
+    store: Store, what: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    put(store, key(**{"alias_arn": None, "due_at": NOW, "last_probed_at": NOW, **what}))
+
+    (found,) = store.due_keys(NOW)
+
+    whole_minutes = {
+        name: value // timedelta(minutes=1) * timedelta(minutes=1)
+        for name in shown
+        if isinstance(value := getattr(found.probe, name), timedelta)
+    }
+    assert {name: getattr(found.probe, name) for name in shown} | whole_minutes == shown
+
+
+@pytest.mark.parametrize(
+    ("fraction", "account_id"), [("", None), (".222222222222", "222222222222"), (".0123456789", "012345678900")]
+)
+def test_a_key_that_an_earlier_version_listed_is_taken_to_ask_for_the_most(
+    dynamodb: "DynamoDBClient", dynamodb_store: DynamoDbStore, fraction: str, account_id: str | None
+) -> None:
+    put(dynamodb_store, key(due_at=NOW))
+    item = raw(dynamodb, "PROJECT#acme-prod", f"KEY#{KEY_ID}")
+    whole, _, written = item["agenda_at"]["N"].partition(".")
+    assert (len(whole), len(written)) == (13, 24), "no digit is lost, and no more are there than DynamoDB keeps"
+    dynamodb.put_item(TableName=TABLE, Item={**item, "agenda_at": {"N": whole + fraction}})
+
+    (found,) = dynamodb_store.due_keys(NOW)
+
+    assert (found.account_id, found.due_at, found.probe) == (account_id, NOW, THE_MOST)
 
 
 @pytest.mark.parametrize("status", KeyStatus)

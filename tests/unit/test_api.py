@@ -821,6 +821,22 @@ def test_an_incident_that_is_over_shows_its_clusters_as_they_were_then(api: Api)
     assert shown["clusters"] == [{"cluster_id": "vectors-prod", "status": "ACTIVE", "detail": None}]
 
 
+def test_what_happened_in_an_earlier_project_of_the_same_id_is_nobodys_to_read(api: Api) -> None:
+    """Incidents stay for 400 days, and whoever takes a project's id may be another tenant."""
+    before, gone = NOW - timedelta(days=30), "01JEARLIER"
+    api.store.put(
+        incident(incident_id=gone, opened_at=before, status=IncidentStatus.RESOLVED, resolved_at=before),
+        TimelineEntry(incident_id=gone, entry_id="01J1", at=before, what="key.suspect", detail="another tenant's"),
+    )
+
+    assert walk(api, f"{P}/incidents", "incident_id", 1) == [["01JINCIDENT"], []]
+    assert api.ask("GET", f"{P}/incidents/{gone}").status == 404
+    assert api.ask("GET", f"{P}/incidents/{gone}/timeline").status == 404
+    decision = {"decision": "dismiss", "reason": "x"}
+    assert api.ask("POST", f"{P}/incidents/{gone}/decision", decision).status == 404
+    assert api.ask("GET", f"{P}/incidents/01JINCIDENT").status == 200
+
+
 def test_the_fleet_counts_every_status_also_those_that_nothing_has(api: Api) -> None:
     shown = api.ask("GET", "/fleet").json
 

@@ -193,6 +193,13 @@ def request(**fields: str | None) -> BrakeRequest:
     return BrakeRequest(cause=None, **wanted)  # type: ignore[arg-type]  # reason and by are never None
 
 
+def test_more_brakes_than_a_transaction_takes_are_released_at_once(fleet: Fleet) -> None:
+    for number in range(60):
+        fleet.braking.engage(request(project_id=f"customer-{number}"))
+    assert fleet.braking.release(request()) == []
+    assert len(fleet.told(AlertType.BRAKE_RELEASED)) == 60
+
+
 def test_our_own_role_broken_locks_nobody(fleet: Fleet) -> None:
     fleet.canaries_vouch()
     fleet.breaks(list(range(KEYS)), Cause.ROLE_NOT_ASSUMABLE)

@@ -152,7 +152,12 @@ def test_an_incident_is_held_only_before_its_lockout_and_dismissed_or_approved_a
     assert may_decide(about, Decision.APPROVE)[0]
 
 
-@pytest.mark.parametrize("over", [incident(status=IncidentStatus.RESOLVED), incident(recovered_at=NOW)])
+def test_an_incident_whose_key_recovered_can_only_be_dismissed() -> None:
+    left = incident(status=IncidentStatus.UNLOCKING, recovered_at=NOW)
+    assert [decision for decision in Decision if may_decide(left, decision)[0]] == [Decision.DISMISS]
+
+
+@pytest.mark.parametrize("over", [incident(status=IncidentStatus.RESOLVED, recovered_at=at) for at in (None, NOW)])
 def test_nothing_is_left_to_decide_when_it_is_over(over: Incident) -> None:
     assert not any(may_decide(over, decision)[0] for decision in Decision)
 

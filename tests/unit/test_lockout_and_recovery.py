@@ -321,6 +321,23 @@ def test_a_key_that_breaks_again_meanwhile_unlocks_nothing_and_alarms_nobody_abo
     assert AlertType.CLUSTER_UNLOCK_FAILED not in world.alert_types()
 
 
+def test_a_person_can_let_in_what_an_earlier_incident_left_locked_although_the_key_broke_again(world: World) -> None:
+    """The later incident has locked nothing, so that dismissing it unlocks nothing."""
+    world.lock_all()
+    world.mend_key()
+    world.store.put(changed(world.incident(), recovered_at=NOW))
+    world.decide_recovery(*IDS)
+    dismissed = incident(incident_id="01JLATER", status=IncidentStatus.DISMISSED)
+    world.store.put(key(health=BROKEN, verdict=verdict(Cause.KEY_DISABLED), open_incident_id="01JLATER"), dismissed)
+    person = DecideIncident(world.store, world.clock, CountingIds())
+    person("acme-prod", INCIDENT, Decision.DISMISS, reason="a false alarm", by="arn:eve")
+    for each in world.decide_recovery(*IDS).cluster_ids:
+        world.ask(LockAction.UNLOCK, each, f"unlock-{each}")
+    world.answer(LockResult.UNLOCKED)
+    assert world.settle_recovery(*IDS).status is IncidentStatus.RESOLVED
+    assert {world.cluster(each).status for each in ("analytics", "vectors")} == {ClusterStatus.ACTIVE}
+
+
 def test_a_later_incident_takes_a_locked_cluster_over_and_the_earlier_one_lets_go(world: World) -> None:
     world.lock_all()
     world.store.put(

@@ -15,6 +15,7 @@ from keyvigil.domain.keys import Health, Key, KeyStatus
 from keyvigil.domain.projects import Enforcement
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import DamagedItemError
+from keyvigil.ports import Remove
 from keyvigil.use_cases import open_shut_clusters
 from keyvigil.use_cases.lock_clusters import RequestLock
 from keyvigil.use_cases.open_shut_clusters import OpenShutClusters
@@ -140,6 +141,15 @@ def test_an_open_incident_of_a_healthy_key_ends(left: Left) -> None:
     assert left.mended() == [Mending.SETTLE_RECOVERY]
     assert left.found_incident.status is IncidentStatus.RESOLVED
     assert left.found_key.open_incident_id is None
+
+
+def test_an_open_incident_of_a_key_or_project_that_is_not_there_any_more_ends(left: Left) -> None:
+    """Nobody could end it otherwise: it would count as open for ever."""
+    left.incident(IncidentStatus.DISMISSED)
+    left.store.commit([Remove(found) for found in (left.store.project("acme-prod"),) if found is not None])
+    left.mended()
+    assert left.found_incident.status is IncidentStatus.RESOLVED
+    assert left.store.open_incidents() == []
 
 
 def test_a_lockout_that_ended_without_settling_is_settled(left: Left) -> None:

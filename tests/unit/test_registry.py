@@ -705,6 +705,17 @@ def test_a_key_with_an_open_incident_is_not_deleted(watching: Registry) -> None:
     assert watching.projects.get("acme-prod").keys == 1
 
 
+def test_a_destroyed_key_can_be_deleted_when_a_person_has_dismissed_its_incident(watching: Registry) -> None:
+    """It never recovers, so that its incident would stand in the way for ever, and its project with it."""
+    watching.store.put(key(open_incident_id="01JINCIDENT"), incident(status=IncidentStatus.DISMISSED))
+
+    watching.keys.delete("acme-prod", KEY_ID)
+    watching.projects.delete("acme-prod")
+
+    assert watching.store.key("acme-prod", KEY_ID) is None
+    assert watching.store.project("acme-prod") is None
+
+
 def test_a_key_whose_incident_is_over_can_be_deleted(watching: Registry) -> None:
     over = incident(status=IncidentStatus.RESOLVED, resolved_at=NOW)
     watching.store.put(key(open_incident_id="01JINCIDENT"), over)

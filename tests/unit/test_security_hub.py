@@ -17,6 +17,7 @@ from keyvigil.domain.alerts import Alert, AlertType, OutboxRow, Severity, Target
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.findings import Finding, finding_of, newest
 from keyvigil.domain.incidents import AffectedCluster, Incident, IncidentStatus
+from keyvigil.domain.silences import Silence, Silences
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import DeliveryError
 from keyvigil.settings import Settings
@@ -250,8 +251,8 @@ def test_nobody_who_answers_is_no_success(
 class World:
     """A relay in a stack that wants findings, or does not."""
 
-    def __init__(self, *, wanted: bool = True) -> None:
-        self.store, self.notifier, self.hub = MemoryStore(), FakeNotifier(), FakeFindings()
+    def __init__(self, *, wanted: bool = True, store: MemoryStore | None = None) -> None:
+        self.store, self.notifier, self.hub = store or MemoryStore(), FakeNotifier(), FakeFindings()
         self.store.put(project(), incident())
         self.relay = RelayOutbox(
             self.store,
@@ -267,6 +268,19 @@ class World:
         rows = [OutboxRow(row_id=each.alert_id, project_id="acme-prod", created_at=NOW, alert=each) for each in told]
         self.store.put(*rows)
         return [row.row_id for row in rows]
+
+    def silence(self) -> None:
+        mute = Silence(
+            project_id="acme-prod",
+            silence_id="01JSILENCE",
+            types=("key.unhealthy",),
+            key_id=None,
+            until=NOW + timedelta(hours=1),
+            reason="a drill",
+            created_by="arn:eve",
+            created_at=NOW,
+        )
+        self.store.put(Silences(project_id="acme-prod", silences=(mute,)))
 
     def row(self, row_id: str) -> OutboxRow:
         found = self.store.outbox_row(row_id)
@@ -299,6 +313,44 @@ def test_a_finding_is_retried_by_itself() -> None:
     assert world.relay(rows).sent == 0
     assert (len(world.notifier.published), len(world.notifier.bus)) == (1, 1)
     assert len(world.hub.requests) == 2
+
+
+def test_the_finding_of_a_silenced_alert_is_retried_and_nobody_else_hears() -> None:
+    world = World()
+    world.silence()
+    world.hub.refuses[FINDING_ID] = DeliveryError("Security Hub refused the finding: InternalFailure")
+    rows = world.writes(alert())
+    result = world.relay(rows)
+    assert (result.withheld, [target for _, target, _ in result.failures]) == (1, [Target.FINDING])
+    assert world.row(rows[0]).sent_at is None
+
+    world.hub.refuses.clear()
+    again = world.relay(rows)
+    assert (again.sent, again.withheld, again.failures) == (0, 0, ())
+    assert world.hub.found[FINDING_ID].sequence == 7
+    assert world.row(rows[0]).sent_at is not None
+    assert (world.notifier.published, world.notifier.bus) == ([], [])
+
+
+def test_a_silenced_alert_whose_finding_was_taken_is_done_with() -> None:
+    world = World()
+    world.silence()
+    rows = world.writes(alert())
+    assert world.relay(rows).withheld == 1
+    assert world.row(rows[0]).sent_at is not None
+
+
+@pytest.mark.parametrize("silenced", [False, True])
+def test_what_waits_for_a_finding_is_sent_when_the_stack_wants_none_any_more(*, silenced: bool) -> None:
+    world = World()
+    if silenced:
+        world.silence()
+    world.hub.refuses[FINDING_ID] = DeliveryError("no")
+    rows = world.writes(alert())
+    world.relay(rows)
+    assert world.row(rows[0]).sent_at is None
+    World(wanted=False, store=world.store).relay(rows)
+    assert world.row(rows[0]).sent_at is not None
 
 
 def test_only_what_was_refused_is_sent_again() -> None:

@@ -1,5 +1,6 @@
 """Silences, from the API to what is not sent."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -118,6 +119,14 @@ def test_a_silenced_alert_is_shown_and_told_when_the_silence_is_deleted(api: Api
     assert (shown["told_at"], shown["withheld"]) == ("2026-11-22T03:00:00.000Z", None)
     world.relay([world.write(of_danger(ROTATION, RESOLVED, 3, NOW))])
     assert world.sent() == [(ROTATION, 2, FIRING), (ROTATION, 3, RESOLVED)]
+    assert api.ask("GET", f"{P}/alerts").json["items"] == []
+
+
+def test_a_later_project_of_the_same_id_is_not_shown_what_was_wrong_in_the_one_before(api: Api) -> None:
+    world = World(api.store)
+    world.relay([world.write(of_danger(ROTATION, FIRING, 1, NOW))])
+    assert len(api.ask("GET", f"{P}/alerts").json["items"]) == 1
+    api.store.put(project(created_at=NOW + timedelta(days=1)))
     assert api.ask("GET", f"{P}/alerts").json["items"] == []
 
 

@@ -3,8 +3,9 @@
 import io
 import re
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -24,9 +25,19 @@ from tests.unit.test_api import Api
 
 PICTURES = Path(__file__).resolve().parents[3] / "docs" / "pictures"
 INCIDENT = "01M82WGN77FJRK2YSDJC8HCG7F"
+DRAWN_AT = datetime.fromisoformat("2026-11-23T01:45:22Z")
 COMMANDS = {"terminal-fleet": "fleet", "terminal-incident": f"incident show acme-prod {INCIDENT}"}
 # Without the fonts that rich would have a browser fetch: a picture loads nothing.
 _FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+
+
+class Stopped(datetime):
+    """The clock of the pictures, so that they change only when what they show does."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(DRAWN_AT.timestamp(), tz)
+
 
 _STORY = (
     (0.0, "key.suspect", "schedule probe: the key is disabled, so Encrypt was refused (1 of 3 probes in a row)"),
@@ -92,7 +103,9 @@ def main() -> None:
     with pytest.MonkeyPatch.context() as patch:
         api = Api(patch)
         api.fill()
-        _fill(api, datetime.now(UTC))
+        _fill(api, DRAWN_AT)
+        patch.setattr("keyvigil_cli.table.datetime", Stopped)
+        patch.setattr("keyvigil_cli.commands.fleet.datetime", Stopped)
         patch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-west-2")

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
 from typing import Any, cast, override
@@ -26,6 +26,7 @@ from pynamodb.indexes import GlobalSecondaryIndex, KeysOnlyProjection
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
 
+from keyvigil.adapters.agenda_numbers import account_of, key_number, milliseconds, moment_of, probe_of
 from keyvigil.adapters.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS, own_session
 from keyvigil.adapters.item_schemas import FIRST, newest, upgraded
 from keyvigil.adapters.plain_data import from_stored, to_plain
@@ -96,10 +97,9 @@ _LONGEST_TOKEN_NUMBER = 15
 
 
 class AgendaMoment(Attribute[Decimal]):
-    """When an item is due, in milliseconds. A key's has the account of its role, twelve digits, as its fraction.
+    """When an item is due, in milliseconds; what a key's has as its fraction is told in `agenda_numbers`.
 
-    The index has keys only, and cannot be given more without being made anew: so a sweep learns whose quota a probe
-    draws on without reading the key. What a number of DynamoDB holds, 38 digits, is enough; a float is not.
+    What a number of DynamoDB holds, 38 digits, is enough for that; a float is not.
     """
 
     attr_type = NUMBER
@@ -273,23 +273,8 @@ _NOTES: dict[str, type[Any]] = {"LAST_SWEEP": SweepRecord, "ROLE_AUDIT": RoleAud
 """What is kept about the fleet, by kind. It is no entity: it has no version, and the next one replaces it."""
 
 
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
-def _moment(milliseconds: float | Decimal) -> datetime:
-    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
-
-
 def _agenda_at(entity: Entity, at: datetime) -> Decimal:
-    account = "." + entity.role_arn.split(":")[4] if isinstance(entity, Key) else ""
-    return Decimal(f"{_milliseconds(at)}{account}")
-
-
-def _account(agenda_at: Decimal | None) -> str | None:
-    """The account in the fraction. DynamoDB drops noughts at a number's end."""
-    _, _, fraction = str(agenda_at or 0).partition(".")
-    return fraction.ljust(12, "0") if int(fraction or 0) else None
+    return key_number(entity) if isinstance(entity, Key) else Decimal(milliseconds(at))
 
 
 def _agenda(entity: Entity) -> tuple[str, datetime] | None:
@@ -636,9 +621,9 @@ class DynamoDbStore(Store):
     ) -> Iterator[Item]:
         """The entries of a list up to a moment, or after one."""
         for shard in range(AGENDA_SHARDS):
-            condition = None if until is None else AgendaIndex.agenda_at < _milliseconds(until) + 1
+            condition = None if until is None else AgendaIndex.agenda_at < milliseconds(until) + 1
             if since is not None:
-                condition = AgendaIndex.agenda_at > _milliseconds(since)
+                condition = AgendaIndex.agenda_at > milliseconds(since)
             yield from self._item.agenda.query(f"{name}#{shard}", condition, limit=limit)
 
     def _listed(self, name: str, until: datetime | None) -> Iterator[Item]:
@@ -646,7 +631,7 @@ class DynamoDbStore(Store):
 
         The oldest alone could be what cannot be done, and would keep all others from ever being tried.
         """
-        condition = None if until is None else AgendaIndex.agenda_at < _milliseconds(until) + 1
+        condition = None if until is None else AgendaIndex.agenda_at < milliseconds(until) + 1
         for shard in range(AGENDA_SHARDS):
             found: dict[tuple[str, str], Item] = {}
             for oldest_first in (True, False):
@@ -664,8 +649,9 @@ class DynamoDbStore(Store):
             DueKey(
                 item.pk.removeprefix("PROJECT#"),
                 item.sk.removeprefix("KEY#"),
-                _moment(item.agenda_at or 0),
-                _account(item.agenda_at),
+                moment_of(item.agenda_at or 0),
+                account_of(item.agenda_at),
+                probe_of(item.agenda_at),
             )
             for name in _DUE.values()
             for item in self._on_agenda(name, until)
@@ -695,7 +681,7 @@ class DynamoDbStore(Store):
             return False
         if item.agenda_pk != before:
             return False
-        item.agenda_pk, item.agenda_at, item.aside = after, Decimal(_milliseconds(at)), reason
+        item.agenda_pk, item.agenda_at, item.aside = after, Decimal(milliseconds(at)), reason
         try:
             item.save(condition=(self._item.version == item.version) & (self._item.agenda_pk == before))
         except PutError as error:
@@ -714,7 +700,7 @@ class DynamoDbStore(Store):
             except DoesNotExist:
                 continue
             found.append(
-                RowAside(item.pk.removeprefix("OUTBOX#"), _moment(entry.agenda_at or 0), item.aside or "not known")
+                RowAside(item.pk.removeprefix("OUTBOX#"), moment_of(entry.agenda_at or 0), item.aside or "not known")
             )
         return found
 
@@ -725,7 +711,7 @@ class DynamoDbStore(Store):
     @override
     def oldest_unsent_row(self) -> datetime | None:
         oldest = [item.agenda_at or 0 for item in self._on_agenda("unsent", None, limit=1)]
-        return _moment(min(oldest)) if oldest else None
+        return moment_of(min(oldest)) if oldest else None
 
     @override
     def open_incidents(self) -> list[tuple[str, str]]:

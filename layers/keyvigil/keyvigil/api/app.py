@@ -39,7 +39,7 @@ from keyvigil.api.requests import (
     Subscribe,
 )
 from keyvigil.domain.clusters import Answer, LockSettings
-from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, affected
+from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, affected, is_incident_of
 from keyvigil.domain.keys import Key, KeyStatus
 from keyvigil.domain.projects import Project
 from keyvigil.errors import (
@@ -466,10 +466,12 @@ def check_restore(project_id: str, backup_id: str, body: Annotated[CheckRestore,
 
 @app.get("/projects/<project_id>/incidents")
 def list_incidents(project_id: str, limit: Limit = 50, next_token: Token = None) -> dict[str, Any]:
-    """List a project's incidents, newest first."""
-    wiring.projects().get(project_id)
+    """List a project's incidents, newest first. Those of an earlier project of this id come last, and are not shown."""
+    project = wiring.projects().get(project_id)
     found = wiring.store().incidents(project_id, limit, next_token)
-    return views.page(found, lambda each: views.incident(each, None, wiring.workflow().execution_arn))
+    mine = tuple(each for each in found.items if is_incident_of(each, project))
+    more = found.next_token if len(mine) == len(found.items) else None
+    return views.page(Page(mine, more), lambda each: views.incident(each, None, wiring.workflow().execution_arn))
 
 
 @app.get("/projects/<project_id>/incidents/<incident_id>")
@@ -487,8 +489,8 @@ def list_timeline(project_id: str, incident_id: str, limit: Limit = 50, next_tok
 
 
 def _incident(project_id: str, incident_id: str) -> Incident:
-    incident = wiring.store().incident(project_id, incident_id)
-    if incident is None:
+    incident, project = wiring.store().incident(project_id, incident_id), wiring.projects().get(project_id)
+    if incident is None or not is_incident_of(incident, project):
         message = f"incident {incident_id} does not exist in project {project_id}"
         raise NotFoundError(message)
     return incident
@@ -508,6 +510,7 @@ def _incident_view(incident: Incident) -> dict[str, Any]:
 @app.post("/projects/<project_id>/incidents/<incident_id>/decision")
 def decide(project_id: str, incident_id: str, body: Annotated[Decide, Body()]) -> dict[str, Any]:
     """Take a person's decision about an incident."""
+    _incident(project_id, incident_id)
     decided = wiring.decide_incident()(project_id, incident_id, body.decision, reason=body.reason, by=_caller())
     return _incident_view(decided)
 

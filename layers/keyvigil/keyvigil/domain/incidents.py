@@ -119,6 +119,14 @@ class Incident:
         return self.status is not IncidentStatus.RESOLVED
 
 
+def is_incident_of(incident: Incident, project: Project) -> bool:
+    """Whether an incident is this project's, and not one of an earlier project that had the same id.
+
+    Incidents outlive their project by more than a year, and who takes its id may be another tenant (invariant 6).
+    """
+    return incident.project_id == project.project_id and incident.opened_at >= project.created_at
+
+
 FLAPPING_WITHIN = timedelta(hours=1)
 FLAPPING_INCIDENTS = 3
 """The third incident of one key within an hour waits for a person: locking and unlocking in turn serves nobody."""
@@ -136,8 +144,12 @@ _BEFORE_LOCKING = frozenset(
 
 
 def may_decide(incident: Incident, decision: Decision) -> tuple[bool, str]:
-    """Say whether a person can still decide this about an incident, and why not."""
-    if not incident.is_open or incident.recovered_at is not None:
+    """Say whether a person can still decide this about an incident, and why not.
+
+    One whose key recovered can still be dismissed: if the key broke again before all of its clusters were unlocked,
+    nothing else would let those in.
+    """
+    if not incident.is_open or (incident.recovered_at is not None and decision is not Decision.DISMISS):
         return False, "the incident is over, so nothing is left to decide"
     if decision is Decision.HOLD and incident.status not in _BEFORE_LOCKING:
         return False, f"the incident is {incident.status}; it can be held only before its lockout begins"

@@ -275,11 +275,12 @@ exactly one interval after its last probe would miss the sweep that comes a mome
 def next_due(project_id: str, key_id: str, health: Health, interval_minutes: int, now: datetime) -> datetime:
     """When a key is to be probed next. There is a sweep every minute, at any second of it.
 
-    A key that is not HEALTHY, or is UNKNOWN, is due for every sweep. A healthy key is due at its own minute of
+    A key that is not HEALTHY, or is UNKNOWN, is due for every sweep, and so is one with an interval of a minute: it may
+    have been dealt a late second of this one. Any other healthy key is due at its own minute of
     the interval, which a hash of its id spreads evenly and no restart changes, or one interval after this
     probe, whichever is first.
     """
-    if health.status is not KeyStatus.HEALTHY or health.unknown_since is not None:
+    if health.status is not KeyStatus.HEALTHY or health.unknown_since is not None or interval_minutes == 1:
         return now + TROUBLED_AFTER
     digest = hashlib.sha256(f"{project_id}/{key_id}".encode()).digest()
     place = int.from_bytes(digest[:8]) % interval_minutes

@@ -29,7 +29,7 @@ from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import Incident
 from keyvigil.domain.keys import Key
 from keyvigil.domain.verdicts import Cause, Remediation, is_definite
-from keyvigil.ports import Clock, Ids, Put, Store, Write
+from keyvigil.ports import Clock, Ids, Put, Store
 from keyvigil.use_cases.retrying import until_committed
 from keyvigil.use_cases.telling import Telling
 
@@ -208,22 +208,21 @@ class Braking:
     def release(self, request: BrakeRequest) -> list[Brake]:
         """Let go. With a project, a cohort's brake goes on holding the others, and the project's own is released."""
 
-        def release() -> None:
-            writes: list[Write] = []
-            now = self._clock.now()
-            for brake in self._store.brakes():
-                if not brake.is_engaged or not _within(brake, request):
-                    continue
-                if request.project_id is not None and brake.project_id is None:
-                    if request.project_id not in brake.exempt:
-                        writes.append(Put(replace(brake, exempt=(*brake.exempt, request.project_id))))
-                    continue
-                after = released(brake, by=request.by, reason=request.reason, now=now)
-                writes += [Put(after), self._telling.fleet_notice(released_notice(after))]
-            if writes:
-                self._store.commit(writes)
+        def release(scope: tuple[str | None, Cause | None, str | None]) -> None:
+            brake = next((each for each in self._store.brakes() if _scope(each) == scope), None)
+            if brake is None or not brake.is_engaged:
+                return
+            if request.project_id is not None and brake.project_id is None:
+                if request.project_id not in brake.exempt:
+                    self._store.commit([Put(replace(brake, exempt=(*brake.exempt, request.project_id)))])
+                return
+            after = released(brake, by=request.by, reason=request.reason, now=self._clock.now())
+            self._store.commit([Put(after), self._telling.fleet_notice(released_notice(after))])
 
-        until_committed(release)
+        # Each by itself: people can engage more of them than a transaction takes.
+        for each in self.engaged():
+            if _within(each, request):
+                until_committed(release, _scope(each))
         return self.engaged()
 
     def engaged(self) -> list[Brake]:

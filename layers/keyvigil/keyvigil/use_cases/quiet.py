@@ -31,10 +31,11 @@ class JudgeAlert:
         self._store = store
         self._clock = clock
 
-    def __call__(self, row: OutboxRow) -> OutboxRow | None:
+    def __call__(self, row: OutboxRow, *, left_to_do: bool = False) -> OutboxRow | None:
         """The row with what was decided about it; None if somebody else has it. What is no alert needs no decision.
 
         If it cannot be read what was told before, the alert is sent: an outage must not go unannounced for that.
+        A row that is withheld is done with, unless it has something `left_to_do` that no silence is about.
 
         Raises:
             ConflictError: others were faster every time; the row stays unsent, and the next sweep tries again.
@@ -42,14 +43,14 @@ class JudgeAlert:
         if row.alert is None or row.judged is not None:
             return row
         try:
-            return until_committed(self._judge, row.row_id)
+            return until_committed(self._judge, row.row_id, left_to_do=left_to_do)
         except (DamagedItemError, NewerItemError):
             return row
         except ConflictError:
             # Keys of one project that break at once write to one ledger. What begins need not wait for that.
-            return until_committed(self._judge, row.row_id, by_itself=True)
+            return until_committed(self._judge, row.row_id, left_to_do=left_to_do, by_itself=True)
 
-    def _judge(self, row_id: str, *, by_itself: bool = False) -> OutboxRow | None:
+    def _judge(self, row_id: str, *, left_to_do: bool, by_itself: bool = False) -> OutboxRow | None:
         row = self._store.outbox_row(row_id)
         if row is None or row.alert is None or row.judged is not None:
             return row
@@ -65,7 +66,7 @@ class JudgeAlert:
             shared = None
         silences = silences_of(self._store, row, now)
         decision = decide_quiet(ledger, row.alert, silences, now, row_id=row_id, shared=shared)
-        judged = _judged(row, decision, now)
+        judged = _judged(row, decision, None if left_to_do else now)
         writes: list[Write] = []
         if decision.ledger != ledger:
             writes.append(Put(decision.ledger))
@@ -106,12 +107,12 @@ def numbered_in(shared: Ledger, bundle: Bundle, sequence: int) -> Ledger:
     return replace(shared, bundles={**shared.bundles, bundle.dedup_key: replace(bundle, sequence=sequence)})
 
 
-def _judged(row: OutboxRow, decision: QuietDecision, now: datetime) -> OutboxRow:
+def _judged(row: OutboxRow, decision: QuietDecision, done_at: datetime | None) -> OutboxRow:
     assert decision.why is not None  # noqa: S101  an alert came
     words = str(decision.why) + (f" by {decision.by}" if decision.by else "")
     if decision.why.sends:
         return replace(row, judged=words)
-    return replace(row, judged=words, withheld=True, sent_at=now)
+    return replace(row, judged=words, withheld=True, sent_at=done_at)
 
 
 def silences_of(store: Store, row: OutboxRow, now: datetime) -> tuple[Silence, ...]:

@@ -118,11 +118,11 @@ class Reconcile:
     def _mend(self, project_id: str, incident_id: str, view: BrakeView, report: ReconcileReport) -> None:
         incident = self._store.incident(project_id, incident_id)
         project = self._store.project(project_id)
-        if incident is None or project is None:
+        if incident is None:
             return
         now = self._clock.now()
         key = self._store.key(project_id, incident.key_id)
-        if key is None:
+        if key is None or project is None:
             over = replace(incident, status=IncidentStatus.RESOLVED, resolved_at=now, held_for=None)
             entry = self._telling.entry(incident_id, "incident.resolved", "its key is not under watch any more")
             self._store.commit([Put(over), entry])

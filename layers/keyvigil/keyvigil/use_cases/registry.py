@@ -17,6 +17,7 @@ from keyvigil.domain.aws_commands import trust_again
 from keyvigil.domain.backups import BACKUPS_NAMED
 from keyvigil.domain.clusters import Cluster, ClusterKind, ClusterStatus, LockSettings, next_fence
 from keyvigil.domain.endpoints import endpoint_problem
+from keyvigil.domain.incidents import IncidentStatus
 from keyvigil.domain.key_events import pointers_to
 from keyvigil.domain.keys import (
     REBASELINES_KEPT,
@@ -655,8 +656,11 @@ class Keys:
     def delete(self, project_id: str, key_id: str) -> None:
         """Stop watching a key that no cluster and no backup needs.
 
+        A key that was destroyed never recovers, so an open incident that a person dismissed is no obstacle: reconciling
+        ends it when its key is gone.
+
         Raises:
-            RefusedError: clusters or backups need it, or an incident is open.
+            RefusedError: clusters or backups need it, or an incident is open that nobody dismissed.
         """
 
         def remove() -> None:
@@ -680,11 +684,12 @@ class Keys:
                 *self._move_pointers(key, None),
             ]
             incident = self._store.incident(project_id, key.open_incident_id) if key.open_incident_id else None
-            if incident is not None and incident.is_open:
+            if incident is not None and incident.is_open and incident.status is not IncidentStatus.DISMISSED:
                 raise RefusedError(
                     409,
                     "KMS key has an open incident",
-                    "It can be deleted when the incident is resolved.",
+                    "It can be deleted when the incident is resolved. If the key will never work again, dismiss the "
+                    "incident first.",
                     in_the_way=(f"incident {incident.incident_id}",),
                 )
             self._store.commit(writes)

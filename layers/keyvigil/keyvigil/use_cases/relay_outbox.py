@@ -137,7 +137,8 @@ class RelayOutbox:
 
     def _send(self, read: OutboxRow, found: _Round, not_imported: Mapping[str, Exception]) -> None:
         try:
-            row = self._judge(read)
+            # What is silenced is no secret: its finding, if it was not taken, is imported again all the same.
+            row = self._judge(read, left_to_do=read.row_id in not_imported)
         except Exception as error:  # noqa: BLE001  it stays unsent, and the next sweep has it judged again
             found.failures.append((read.row_id, None, f"not judged: {in_short(error)}"))
             return
@@ -195,7 +196,8 @@ class RelayOutbox:
         return moved
 
     def _mark(self, row: OutboxRow, delivered: Sequence[Target]) -> bool:
-        if not delivered:
+        """Keep which targets have a row; say whether it is sent now. What a stack no longer makes is not waited for."""
+        if not delivered and (row.sent_at is not None or self._missing(row)):
             return False
         marked = replace(row, delivered=(*row.delivered, *delivered))
         if not self._missing(marked):
@@ -205,7 +207,7 @@ class RelayOutbox:
         except ConflictError:
             # Another relay delivered the row at the same time: a duplicate, which at least once allows.
             return False
-        return marked.sent_at is not None
+        return marked.sent_at is not None and not marked.withheld
 
     def _deliver(self, row: OutboxRow, target: Target) -> None:
         match target:

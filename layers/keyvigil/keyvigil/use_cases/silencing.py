@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from keyvigil.domain.alerts import OPERATOR_ALERTS, AlertType
+from keyvigil.domain.projects import Project
 from keyvigil.domain.quiet import Problem
 from keyvigil.domain.silences import LONGEST_SILENCE, MAX_SILENCES_PER_PROJECT, Silence
 from keyvigil.errors import NotFoundError, RefusedError
@@ -94,22 +95,27 @@ class Silencing:
 
         At most 20 keys, so at most some twenty reads.
         """
-        self._must_exist(project_id)
+        since = self._must_exist(project_id).created_at
         ledgers = [
             self._store.ledger(project_id, key.key_id)
             for key in every(lambda limit, token: self._store.keys(project_id, limit, token))
         ]
         problems = (each for ledger in ledgers for each in ledger.problems.values())
         return sorted(
-            (each for each in problems if each.over_at is None and each.type not in _OPERATORS),
+            (
+                each
+                for each in problems
+                if each.over_at is None and each.type not in _OPERATORS and each.heard_at >= since
+            ),
             key=lambda each: (each.since, each.dedup_key),
         )
 
-    def _must_exist(self, project_id: str) -> None:
+    def _must_exist(self, project_id: str) -> Project:
         project = self._store.project(project_id)
         if project is None or project.deleting:
             message = f"project {project_id} does not exist"
             raise NotFoundError(message)
+        return project
 
 
 def _refuse_types(types: tuple[str, ...]) -> None:
