@@ -1292,6 +1292,20 @@ def test_a_task_token_is_not_written_to_the_log(use: Use, caplog: pytest.LogCapt
     assert "a-secret-token" not in str(line)
 
 
+def test_what_a_person_wrote_about_an_incident_is_not_written_to_the_log(
+    use: Use, caplog: pytest.LogCaptureFixture
+) -> None:
+    reason = "arn:aws:iam::222222222222:user/Alice holds it: the auditors are here"
+    held = LockoutDecision(verb=LockoutVerb.HOLD, reason=reason, held_for=HeldFor.OPERATOR)
+    use(decide_lockout=Recorder(LockoutPlan(decision=held)))
+
+    load("decide_lockout").handler(INCIDENT, Context())
+
+    [line] = logged(caplog)
+    assert (line["verb"], line["held_for"]) == ("HOLD", "operator")
+    assert "Alice" not in str(line)
+
+
 def test_the_decision_about_a_lockout_is_given_to_the_workflow(use: Use) -> None:
     decision = LockoutDecision(verb=LockoutVerb.HOLD, reason="the grace lasts", held_for=HeldFor.GRACE)
     decide = Recorder(LockoutPlan(decision=decision, cluster_ids=("a", "b")))
