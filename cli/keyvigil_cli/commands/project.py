@@ -12,6 +12,7 @@ group = typer.Typer(help="Tenants: each with its keys, clusters, subscriptions a
 
 EnforcementWord = Literal["observe", "enforce"]
 ApprovalWord = Literal["automatic", "manual"]
+ProbePlanWord = Literal["full", "lean"]
 
 _COLUMNS = (
     Column("PROJECT", "project_id"),
@@ -29,6 +30,7 @@ _FIELDS = (
     Column("Enforcement", "enforcement"),
     Column("Approval", "approval"),
     Column("Probed every", lambda item: f"{item['check_interval_minutes']} min"),
+    Column("Probe plan", "probe_plan"),
     Column("Grace", lambda item: f"{item['grace_minutes']} min"),
     Column("Keys", "keys"),
     Column("Clusters", "clusters"),
@@ -48,6 +50,16 @@ Approval = Annotated[
 ]
 CheckInterval = Annotated[
     int | None, typer.Option("--check-interval-minutes", min=1, max=60, help="How often each key is probed.")
+]
+ProbePlan = Annotated[
+    ProbePlanWord | None,
+    typer.Option(
+        help="`lean`: a key that works is asked for Decrypt alone, and the whole check is made hourly, at any failure "
+        "and at any event: less than half of the requests at an interval of 10 minutes. What `lean` finds within the "
+        "hour and not within one interval: Encrypt or GenerateDataKey denied while Decrypt is allowed; DescribeKey "
+        "denied; new key material that cannot be used; a changed expiry of material; a replica that went. Rotation "
+        "that was switched off or an alias that moved it finds within four hours.  [default: full]"
+    ),
 ]
 Grace = Annotated[
     int | None,
@@ -78,6 +90,7 @@ def create(
     enforcement: Enforcement = None,
     approval: Approval = None,
     check_interval: CheckInterval = None,
+    probe_plan: ProbePlan = None,
     grace: Grace = None,
 ) -> None:
     """Make a project; KeyVigil answers with its ExternalId, which the customer's role must ask for."""
@@ -87,6 +100,7 @@ def create(
         enforcement=enforcement,
         approval=approval,
         check_interval_minutes=check_interval,
+        probe_plan=probe_plan,
         grace_minutes=grace,
     )
     made = run.create(f"making project {project}", "projects", body=body)
@@ -102,6 +116,7 @@ def update(
     enforcement: Enforcement = None,
     approval: Approval = None,
     check_interval: CheckInterval = None,
+    probe_plan: ProbePlan = None,
     grace: Grace = None,
     yes: Yes = False,
 ) -> None:
@@ -111,6 +126,7 @@ def update(
         enforcement=enforcement,
         approval=approval,
         check_interval_minutes=check_interval,
+        probe_plan=probe_plan,
         grace_minutes=grace,
     )
     if enforcement is not None:

@@ -1,11 +1,13 @@
 """The groups of commands against the real API: what they ask, what they print, how they end."""
 
 import json
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from keyvigil.api import requests as api_requests
 from keyvigil.domain.clusters import ClusterKind, ClusterStatus, LockResult, LockVia
 from keyvigil.domain.incidents import IncidentStatus, TimelineEntry
 from keyvigil.domain.keys import Health, KeyStatus, KeyUse
@@ -31,6 +33,9 @@ def words(alias: Any) -> set[str]:
 def test_choices_are_the_api_s() -> None:
     assert words(project_commands.EnforcementWord) == set(Enforcement)
     assert words(project_commands.ApprovalWord) == set(Approval)
+    assert words(project_commands.ProbePlanWord) == words(
+        api_requests.CreateProject.model_fields["probe_plan"].annotation
+    )
     assert words(key_commands.Use) == set(KeyUse)
     assert words(key_commands.KeyStatusWord) == set(KeyStatus)
     assert words(cluster_commands.Kind) == set(ClusterKind)
@@ -52,6 +57,22 @@ def test_a_project_is_made_with_what_was_said_and_the_api_s_defaults(keyvigil: K
     }
     assert (made.json["enforcement"], made.json["check_interval_minutes"]) == ("enforce", 7)
     assert made.json["external_id"] in keyvigil("project show new-one").output
+
+
+def test_a_project_says_with_which_plan_its_keys_are_probed(keyvigil: Keyvigil) -> None:
+    made = keyvigil("project create new-one --probe-plan lean --output json")
+    assert made.json["probe_plan"] == "lean"
+    assert "lean" in keyvigil("project show new-one").output
+    assert keyvigil("project update new-one --probe-plan full --output json").json["probe_plan"] == "full"
+    assert keyvigil("project create new-two --output json").json["probe_plan"] == "full"
+    assert keyvigil("project create new-three --probe-plan sparing").status == 2
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+def test_the_help_says_what_lean_does_not_find_within_an_interval(keyvigil: Keyvigil, verb: str) -> None:
+    told = " ".join(re.sub(r"[^\w\s.,:;`-]", " ", keyvigil(f"project {verb} --help").output).split())
+    for missed in ("Encrypt or GenerateDataKey denied", "DescribeKey denied", "key material", "a replica", "an alias"):
+        assert missed in told
 
 
 def test_a_list_goes_through_all_pages(keyvigil: Keyvigil) -> None:
