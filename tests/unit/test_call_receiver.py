@@ -22,8 +22,8 @@ from keyvigil.domain.lock_calls import ATTEMPTS, CALL_SECONDS, CallAnswer, CallO
 from keyvigil.domain.lock_settings import LockBounds
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import DeliveryError
-from keyvigil.use_cases.call_receiver import CallReceiver
 from keyvigil.use_cases import follow_receivers
+from keyvigil.use_cases.call_receiver import CallReceiver
 from keyvigil.use_cases.follow_receivers import FollowReceivers
 from keyvigil.use_cases.lock_clusters import RequestLock
 from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
