@@ -12,7 +12,7 @@ logger = Logger(service="decide_lockout")
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
-    """Decide; the workflow branches on `verb`. The reason may be in a person's words: the incident has it, not the log."""
+    """Decide; the workflow branches on `verb`. A reason can be in a person's words, so it is not logged."""
     plan = wiring.decide_lockout()(event["project_id"], event["key_id"], event["incident_id"])
     logger.info(
         "decided",
