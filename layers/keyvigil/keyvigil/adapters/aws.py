@@ -11,7 +11,6 @@ of the time to a first client.
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import botocore.session
@@ -22,6 +21,8 @@ from botocore.credentials import (
     create_credential_resolver,
 )
 from botocore.loaders import Loader, create_loader
+
+from keyvigil.once import once
 
 if TYPE_CHECKING:
     import boto3
@@ -70,7 +71,7 @@ class _TenantProvider:
         return TenantCredentials(own) if own is not None else None
 
 
-@cache
+@once
 def _definitions() -> Loader:
     """AWS's services and endpoints as botocore defines them: reading them is half of what a first client costs."""
     return create_loader()
@@ -100,7 +101,7 @@ class _Session:
         return self._session.get_credentials()
 
 
-@cache
+@once
 def session() -> "boto3.Session":
     """The process's one Session, typed as boto3's: its stubs know the client of each service."""
     core = own_session()
