@@ -568,6 +568,9 @@ class FakeQueue(CheckQueue):
     def __init__(self, room: int = 1_000_000) -> None:
         self.room = room
         self.messages: list[CheckMessage] = []
+        """Those about keys, taken apart: one for each key."""
+        self.whole: list[CheckMessage] = []
+        """Those about keys, as they were sent."""
         self.searches: list[FindActorMessage] = []
         self.delays: list[int] = []
         self.canaries: list[CheckMessage] = []
@@ -575,13 +578,20 @@ class FakeQueue(CheckQueue):
     @override
     def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
         taken = messages[: self.room]
+        named = 0
         for message in taken:
             if isinstance(message, FindActorMessage):
                 self.searches.append(message)
+                named += 1
+            elif message.canary:
+                self.canaries.append(message)
+                named += 1
             else:
-                (self.canaries if message.canary else self.messages).append(message)
+                self.whole.append(message)
+                self.messages += message.singly()
+                named += len(message.singly())
         self.delays.extend([delay_seconds] * len(taken))
-        return len(taken)
+        return named
 
 
 class FakeHistory(CallHistory):

@@ -25,8 +25,16 @@ from keyvigil import wiring
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.domain.keys import Registration, Trigger
 from keyvigil.domain.verdicts import Outcome, Verdict
-from keyvigil.errors import ConflictError, DamagedItemError, NewerItemError, NotFoundError
-from keyvigil.ports import CheckMessage, FindActorMessage
+from keyvigil.errors import (
+    ConflictError,
+    DamagedItemError,
+    KeysNotCheckedError,
+    NewerItemError,
+    NewerMessageError,
+    NotFoundError,
+    in_short,
+)
+from keyvigil.ports import MESSAGE_VERSION, CheckMessage, FindActorMessage
 from keyvigil.use_cases.check_canary import CanaryResult
 from keyvigil.use_cases.check_key import CheckResult
 from keyvigil.use_cases.find_actor import SearchOutcome
@@ -107,12 +115,38 @@ def _doubted(verdict: Verdict, registration: Registration) -> Verdict:
 
 
 async def _check_record(record: dict[str, Any]) -> None:
-    """Check one key in a thread. One that hangs fails by itself and leaves the others of its batch alone."""
+    """Check the keys of a message at the same time. One that fails or hangs leaves the others alone.
+
+    The message fails if one of its keys does, and goes to the dead letters: nothing of it is tried again. The keys that
+    were checked are no longer due, those that were not still are: the next sweep sends them, and only them.
+
+    Raises:
+        NewerMessageError: newer code sent it, in another shape; its keys stay due.
+        KeysNotCheckedError: not all of its keys were checked.
+    """
     body = json.loads(record["body"])
     if "incident_id" in body:
         await _find_actor_record(from_plain(body, FindActorMessage))
         return
     message = from_plain(body, CheckMessage)
+    if message.version > MESSAGE_VERSION:
+        refused = f"message of version {message.version}, and this code knows up to {MESSAGE_VERSION}"
+        raise NewerMessageError(refused)
+    keys = message.singly()
+    ended = await asyncio.gather(*(_check_in_thread(each) for each in keys), return_exceptions=True)
+    failed = 0
+    for each, error in zip(keys, ended, strict=True):
+        if error is not None:
+            failed += 1
+            told = {"project_id": each.project_id, "key_id": each.key_id, "reason": in_short(error)}
+            logger.error("not checked", extra=told)
+    if failed:
+        # The dead letters say nothing of the reason.
+        told_of_all = f"{failed} of the message's {len(keys)} keys were not checked, and stay due; the log names them"
+        raise KeysNotCheckedError(told_of_all)
+
+
+async def _check_in_thread(message: CheckMessage) -> None:
     async with asyncio.timeout(RECORD_SECONDS):
         result = await asyncio.get_running_loop().run_in_executor(_threads, _check_message, message)
     # Metrics are gathered in the loop's thread only: Powertools' collector is not made for several.

@@ -2,19 +2,21 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
 from keyvigil_cli.main import app
-from tests.e2e.written_commands import (
+from tests.guides.written_commands import (
+    CUSTOMER,
     ELSEWHERE,
     FOLLOWED,
     GUIDE,
     MAKE,
     NOT_RUN,
-    QUICK_STARTS,
+    OPERATOR,
     ROOT,
     Block,
     blocks_of,
@@ -34,7 +36,7 @@ def what_runs(block: Block) -> str | None:
     if block.page == GUIDE and block.language == "sh":
         return "test_deploy_guide.py"
     if block.page in FOLLOWED:
-        return "test_quick_starts.py"
+        return FOLLOWED[block.page]
     if block.page in ELSEWHERE:
         return ELSEWHERE[block.page]
     lines = block.text.splitlines()
@@ -82,12 +84,18 @@ def test_targets_that_the_guide_and_ci_are_said_to_run_are_run_by_them() -> None
     guide = "".join(block.text for block in commands_of(GUIDE))
     for target in ("build", "deploy", "uninstall"):
         assert re.search(rf"^make .*\b{target}$", guide, re.MULTILINE), target
-    assert "make test\n" in (ROOT / ".ci" / "run").read_text()
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert {"make test", "make test-guides"} <= set(ci)
+
+
+@pytest.mark.parametrize(("page", "test"), FOLLOWED.items())
+def test_a_page_that_is_said_to_be_followed_is_named_by_the_test_that_follows_it(page: str, test: str) -> None:
+    assert re.search(rf"\b{re.escape(Path(page).stem)}\b", (ROOT / "tests" / "guides" / test).read_text())
 
 
 def test_readme_leads_to_both_quick_starts() -> None:
     readme = (ROOT / "README.md").read_text()
-    for page in QUICK_STARTS:
+    for page in (OPERATOR, CUSTOMER):
         assert f"]({page})" in readme
 
 

@@ -156,7 +156,7 @@ def test_what_arrives_is_signed_with_the_tenants_credentials(
     assert f"Credential={TENANT.access_key}/" in headers["authorization"]
     assert "/us-west-2/kms/aws4_request" in headers["authorization"]
     assert headers["x-amz-security-token"] == TENANT.token
-    assert headers["user-agent"].startswith("Boto3/")
+    assert headers["user-agent"].startswith("Botocore/")
     assert signature_is_right("POST", server.url, headers, body, SECRET)
     assert not signature_is_right("POST", server.url, headers, body + b" ", SECRET)
     sent_at = datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)

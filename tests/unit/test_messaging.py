@@ -31,6 +31,7 @@ from keyvigil.domain.verdicts import Cause, Verdict
 from keyvigil.errors import CheckerUnavailableError, DeliveryError, NotFoundError, RefusedError
 from keyvigil.ports import (
     CheckMessage,
+    DueKey,
     ExecutionState,
     FindActorMessage,
     OperationAnswer,
@@ -817,6 +818,8 @@ def queue_gets(aws: Stubs, numbers: range, *, taken: int | None = None, delay: i
                     "due_at": "2026-11-22T03:00:00.000Z",
                     "trigger": "schedule",
                     "canary": False,
+                    "version": 1,
+                    "others": [],
                 }
             ),
             "DelaySeconds": delay,
@@ -884,6 +887,17 @@ def test_a_queue_that_does_not_answer_is_asked_once(queue: SqsCheckQueue) -> Non
     assert silence.asked == 1, "its time-outs would take the time of everything else"
 
 
+def test_of_messages_about_several_keys_the_keys_are_counted(aws: Stubs, queue: SqsCheckQueue) -> None:
+    three = CheckMessage.of_due(*(DueKey("acme-prod", f"key-{number}", NOW) for number in range(3)))
+    answer = {
+        "Successful": [{"Id": "1", "MessageId": "1", "MD5OfMessageBody": "1"}],
+        "Failed": [{"Id": "0", "SenderFault": False, "Code": "InternalError"}],
+    }
+    aws.sqs.add_response("send_message_batch", answer)
+
+    assert queue.send([*due(1), three]) == 3
+
+
 def test_what_is_to_be_received_later_is_delayed_by_the_queue(aws: Stubs, queue: SqsCheckQueue) -> None:
     queue_gets(aws, range(2), delay=180)
 
@@ -897,7 +911,10 @@ def test_nothing_due_asks_nobody(aws: Stubs, queue: SqsCheckQueue) -> None:
 def test_a_message_that_was_sent_is_read_by_check_keys_as_it_was_meant(aws: Stubs) -> None:
     [message] = due(1)
 
+    several = CheckMessage.of_due(*(DueKey("acme-prod", f"key-{number}", NOW) for number in range(3)))
+
     assert from_plain(json.loads(json.dumps(to_plain(message))), CheckMessage) == message
+    assert from_plain(json.loads(json.dumps(to_plain(several))), CheckMessage) == several
     search = FindActorMessage("acme-prod", "01J")
     assert from_plain(json.loads(json.dumps(to_plain(search))), FindActorMessage) == search
 

@@ -255,8 +255,8 @@ class Delays(CheckQueue):
     @override
     def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
         mine = [each for each in messages if isinstance(each, CheckMessage) and not each.canary]
-        self.waiting += [(delay_seconds, each) for each in mine]
-        return len(messages)
+        self.waiting += [(delay_seconds, key) for each in mine for key in each.singly()]
+        return sum(len(each.singly()) for each in mine) + len(messages) - len(mine)
 
 
 class Herd:

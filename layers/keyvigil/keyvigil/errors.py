@@ -52,6 +52,14 @@ class DamagedItemError(KeyVigilError):
     """A stored item does not have the shape that its schema number stands for. The message says what is wrong."""
 
 
+class NewerMessageError(KeyVigilError):
+    """Newer code sent a message, in a shape that this code does not know."""
+
+
+class KeysNotCheckedError(KeyVigilError):
+    """Some keys of a message were not checked; the log names each with its reason, and they stay due."""
+
+
 class UnreadableItemsError(KeyVigilError):
     """Everything is done but for items that could not be read; the log names each with its reason."""
 

@@ -1,7 +1,7 @@
 """What the use cases need from the outside world. Adapters implement these; unit tests use in-memory ones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -91,6 +91,11 @@ class DueKey:
     due_at: datetime
     account_id: str | None = field(default=None, compare=False)
     probe: NextProbe = field(default=THE_MOST, compare=False)
+
+    @property
+    def region(self) -> str:
+        """The key's Region."""
+        return self.key_id.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,12 +434,28 @@ class CallHistory(Protocol):
         """
 
 
+MESSAGE_VERSION = 2
+"""The newest shape of a `CheckMessage`. 1, with which every message was sent once, has one key."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherKey:
+    """One more key of a `CheckMessage`."""
+
+    project_id: str
+    key_id: str
+    due_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class CheckMessage:
-    """A key to check. It is dropped if the key was probed since it was due.
+    """A key to check, or several. Each is dropped if it was probed since it was due.
 
     With `canary`, `key_id` is the id of a canary, and `project_id` no project's: a `check_keys` from before there were
     canaries, which does not know the field, finds no such key and drops the message.
+
+    `others` came with version 2. A `check_keys` of version 1 checks the first key and knows nothing of the others:
+    they stay due, so that the sweep after the stack's update sends them again.
     """
 
     project_id: str
@@ -442,6 +463,25 @@ class CheckMessage:
     due_at: datetime
     trigger: Trigger = Trigger.SCHEDULE
     canary: bool = False
+    version: int = 1
+    others: tuple[OtherKey, ...] = ()
+
+    @classmethod
+    def of_due(cls, first: DueKey, *more: DueKey) -> "CheckMessage":
+        """The message of a sweep about these keys; about one alone in the old shape."""
+        others = tuple(OtherKey(each.project_id, each.key_id, each.due_at) for each in more)
+        version = MESSAGE_VERSION if others else 1
+        return cls(first.project_id, first.key_id, first.due_at, version=version, others=others)
+
+    def singly(self) -> tuple["CheckMessage", ...]:
+        """A message about each of its keys."""
+        if not self.others:
+            return (self,)
+        first = replace(self, version=1, others=())
+        return (
+            first,
+            *(CheckMessage(each.project_id, each.key_id, each.due_at, self.trigger) for each in self.others),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,7 +496,9 @@ class CheckQueue(Protocol):
     """The queue that feeds `check_keys`."""
 
     def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
-        """Send messages, to be received after a delay of at most 900 seconds; return how many the queue took.
+        """Send messages, to be received after a delay of at most 900 seconds.
+
+        Return how many keys and searches are named by those that the queue took.
 
         A batch that it refuses does not keep the others back.
 

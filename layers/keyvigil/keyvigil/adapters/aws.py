@@ -3,15 +3,17 @@
 A Session costs 64 ms of CPU and 9 MB (design, performance.md), so there is one; it also carries the
 credentials of whichever customer's role the running probe has assumed, through a context variable. That is
 how one KMS client for each Region serves every tenant.
+
+botocore without boto3: clients are botocore's own, and what boto3 adds to them (resources, S3's transfers) is a seventh
+of the time to a first client.
 """
 
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.credentials import (
@@ -20,6 +22,9 @@ from botocore.credentials import (
     create_credential_resolver,
 )
 from botocore.loaders import Loader, create_loader
+
+if TYPE_CHECKING:
+    import boto3
 
 CONNECT_TIMEOUT_SECONDS = 2
 READ_TIMEOUT_SECONDS = 5
@@ -82,12 +87,25 @@ def own_session(env_vars: Any = None) -> botocore.session.Session:
     return core
 
 
+class _Session:
+    """Of boto3's Session what the adapters call."""
+
+    def __init__(self, core: botocore.session.Session) -> None:
+        self._session = core
+
+    def client(self, service_name: str, *, region_name: str | None = None, config: Config | None = None) -> Any:
+        return self._session.create_client(service_name, region_name=region_name, config=config)
+
+    def get_credentials(self) -> Credentials | None:
+        return self._session.get_credentials()
+
+
 @cache
-def session() -> boto3.Session:
-    """The process's one Session."""
+def session() -> "boto3.Session":
+    """The process's one Session, typed as boto3's: its stubs know the client of each service."""
     core = own_session()
     core.get_component("credential_provider").insert_before("env", _TenantProvider(core))
-    return boto3.Session(botocore_session=core)
+    return cast("boto3.Session", _Session(core))
 
 
 def config(*, read_timeout: float = READ_TIMEOUT_SECONDS, connections: int = 10, attempts: int = 2) -> Config:

@@ -414,6 +414,11 @@ def _is_gone(error: ClientError) -> bool:
     return error.response.get("Error", {}).get("Code") in {"NotFound", "NotFoundException"}
 
 
+def _named(message: CheckMessage | FindActorMessage) -> int:
+    """How many keys or searches a message names."""
+    return 1 + len(message.others) if isinstance(message, CheckMessage) else 1
+
+
 class SqsCheckQueue(CheckQueue):
     """The queue that feeds `check_keys`."""
 
@@ -438,11 +443,13 @@ class SqsCheckQueue(CheckQueue):
             ]
             # What the queue refuses stays due, and the next sweep sends it again.
             try:
-                sent += len(self._sqs.send_message_batch(QueueUrl=self._url, Entries=entries).get("Successful", []))
+                taken = self._sqs.send_message_batch(QueueUrl=self._url, Entries=entries).get("Successful", [])
             except (ClientError, BotoCoreError) as error:
                 refused = error
                 if isinstance(error, BotoCoreError):  # nobody answers: waiting for each batch would take all the time
                     break
+                continue
+            sent += sum(_named(batch[int(each["Id"])]) for each in taken)
         if refused is not None and sent == 0:
             raise _not_delivered("SQS", refused) from refused
         return sent

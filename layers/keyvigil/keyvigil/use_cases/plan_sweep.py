@@ -1,16 +1,21 @@
 """The minute's sweep: send the canaries and the keys that are due to the check queue."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import batched
 
 from keyvigil.domain.canaries import CANARY_PROJECT, STACKS_OWN
 from keyvigil.domain.quotas import asked, deal
 from keyvigil.errors import DeliveryError
-from keyvigil.ports import CheckMessage, CheckQueue, Clock, Store, SweepRecord
+from keyvigil.ports import CheckMessage, CheckQueue, Clock, DueKey, Store, SweepRecord
 
 KEYS_A_SWEEP = 20_000
 """How many keys one sweep sends, in batches of ten: at 10 ms a batch, twenty of the function's fifty seconds. What is
 due beyond that stays due, and the next sweep begins with what has been due the longest."""
 
+
+KEYS_A_MESSAGE = 10
+"""How many keys one message names at most. `check_keys` takes two messages at once, and has a thread for each key."""
 
 QUOTA_SHARE_PERCENT = 5
 """What probes take of each of a customer's quotas if the stack says nothing else: 100 DescribeKey a second."""
@@ -27,6 +32,18 @@ class SweepResult:
     keys_due: int
     keys_sent: int
     trouble: str | None = None
+
+
+def packed(keys: Sequence[DueKey]) -> list[CheckMessage]:
+    """Messages about these keys, several in one: each of one Region, so that one that hangs holds up its own only."""
+    by_region: dict[str, list[DueKey]] = {}
+    for each in keys:
+        by_region.setdefault(each.region, []).append(each)
+    return [
+        CheckMessage.of_due(*some)
+        for there in by_region.values()
+        for some in batched(there, KEYS_A_MESSAGE, strict=False)
+    ]
 
 
 class PlanSweep:
@@ -57,19 +74,14 @@ class PlanSweep:
         canaries = {STACKS_OWN, *(each.canary_id for each in self._store.canaries())}
         due = self._store.due_keys(now)
         # A key of which the account is not known yet draws on its project's: better too many buckets than a wrong one.
-        wanted = [
-            asked(each.account_id or each.project_id, each.key_id.partition(".")[0], each.probe, now - each.due_at)
-            for each in due
-        ]
+        wanted = [asked(each.account_id or each.project_id, each.region, each.probe, now - each.due_at) for each in due]
         dealt = deal(wanted, self._share, most=self._keys_a_sweep)
         sent, trouble = 0, None
         try:
             # First, so that a fault of our own is known to most of the keys' probes.
             self._queue.send([CheckMessage(CANARY_PROJECT, each, now, canary=True) for each in sorted(canaries)])
             for second, places in dealt.at.items():
-                keys = [due[place] for place in places]
-                messages = [CheckMessage(each.project_id, each.key_id, each.due_at) for each in keys]
-                sent += self._queue.send(messages, delay_seconds=second)
+                sent += self._queue.send(packed([due[place] for place in places]), delay_seconds=second)
         except DeliveryError as error:  # what is broken elsewhere must be mended all the same
             trouble = str(error) if sent == 0 else None
         self._store.record_sweep(SweepRecord(at=minute, keys_due=len(due), keys_sent=sent))

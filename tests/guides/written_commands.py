@@ -13,11 +13,15 @@ from keyvigil_cli.checkout import Checkout
 ROOT = Checkout.find(Path(__file__).parent).root
 
 GUIDE = "docs/deploy.md"
-"""tests/e2e/test_deploy_guide.py runs all its `sh` blocks."""
+"""tests/guides/test_deploy_guide.py runs all its `sh` blocks."""
 
-QUICK_STARTS = ("docs/quick-start-operator.md", "docs/quick-start-customer.md")
-FOLLOWED = (*QUICK_STARTS, "docs/cli.md")
-"""tests/e2e/test_quick_starts.py runs all their commands but those below, and says itself if one was forgotten."""
+OPERATOR, CUSTOMER = "docs/quick-start-operator.md", "docs/quick-start-customer.md"
+FOLLOWED = {
+    OPERATOR: "test_quick_starts.py",
+    CUSTOMER: "test_quick_starts.py",
+    "docs/cli.md": "test_quick_starts.py",
+}
+"""Pages, and the test in tests/guides that runs all commands but those below; it says itself if one was forgotten."""
 
 _NOT_YET = "not followed word by word yet;"
 ELSEWHERE = {
@@ -46,6 +50,7 @@ NOT_RUN = {
 MAKE = {
     "demo": "takes four minutes; the same steps are told by tests/e2e/test_stories.py, on the same local cloud",
     "test": "is what runs this; CI calls it (.ci/run)",
+    "test-guides": "follows the pages; CI calls it (.ci/run)",
     "test-permissions": "takes up to ten minutes",
     "build": "the deployment guide runs it",
     "deploy": "the deployment guide runs it",
