@@ -29,6 +29,7 @@ from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
 from keyvigil.ports import (
+    DUE_KEYS_READ,
     CallHistory,
     CheckMessage,
     CheckQueue,
@@ -361,13 +362,22 @@ class MemoryStore(Store):
         return self._page([each for each in self.all(Subscription) if each.project_id == project_id], limit, token)
 
     @override
-    def due_keys(self, until: datetime) -> list[DueKey]:
+    def due_keys(self, until: datetime, most: int = DUE_KEYS_READ) -> list[DueKey]:
         due = [
-            DueKey(each.project_id, each.key_id, each.due_at, each.role_arn.split(":")[4], next_probe(each))
+            DueKey(
+                each.project_id,
+                each.key_id,
+                each.due_at,
+                each.role_arn.split(":")[4],
+                next_probe(each),
+                each.health.unknown_since is not None,
+            )
             for each in self.all(Key)
             if each.due_at <= until
         ]
-        return sorted(due, key=lambda each: each.due_at)
+        due.sort(key=lambda each: each.due_at)
+        known, unknown = ([each for each in due if each.unknown is which][:most] for which in (False, True))
+        return sorted(known + unknown, key=lambda each: each.due_at)
 
     @override
     def unsent_rows(self, before: datetime) -> list[str]:

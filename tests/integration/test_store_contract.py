@@ -1049,6 +1049,23 @@ IN_THE_INDEX: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+def test_of_more_keys_than_a_sweep_can_hold_the_oldest_are_read_those_apart_of_which_nothing_is_known(
+    store: Store,
+) -> None:
+    for number in range(6):
+        due_at = NOW - timedelta(minutes=number)
+        put(store, key(key_id=f"us-west-2.{number}", due_at=due_at))
+        unknown = Health(unknown_since=NOW)
+        put(store, key(key_id=f"us-west-2.unknown-{number}", due_at=due_at, health=unknown))
+
+    found = store.due_keys(NOW, 2)
+
+    for unknown_ones in (False, True):
+        read = [each.due_at for each in found if each.unknown is unknown_ones]
+        assert read[:2] == [NOW - timedelta(minutes=5), NOW - timedelta(minutes=4)]
+        assert all(("unknown" in each.key_id) is unknown_ones for each in found if each.unknown is unknown_ones)
+
+
 @pytest.mark.parametrize(("what", "shown"), IN_THE_INDEX)
 def test_a_due_key_tells_what_its_next_probe_will_ask_of_kms(
     store: Store, what: dict[str, Any], shown: dict[str, Any]

@@ -91,6 +91,7 @@ class DueKey:
     due_at: datetime
     account_id: str | None = field(default=None, compare=False)
     probe: NextProbe = field(default=THE_MOST, compare=False)
+    unknown: bool = field(default=False, compare=False)
 
     @property
     def region(self) -> str:
@@ -143,6 +144,10 @@ class RowAside:
     row_id: str
     since: datetime
     reason: str
+
+
+DUE_KEYS_READ = 20_000
+"""How many due keys are read if nobody says how many."""
 
 
 class Store(Protocol):
@@ -245,8 +250,12 @@ class Store(Protocol):
     def canaries(self) -> list[Canary]:
         """Read all canaries by id; they are few."""
 
-    def due_keys(self, until: datetime) -> list[DueKey]:
-        """Keys whose due time has come, from the index: eventually consistent, oldest first."""
+    def due_keys(self, until: datetime, most: int = DUE_KEYS_READ) -> list[DueKey]:
+        """Keys whose due time has come, from the index: eventually consistent, oldest first.
+
+        If there are more than `most` whose answer was known last, or whose was not, the oldest of them, at least so
+        many: what a fleet that stood still for long has due is more than one sweep can hold.
+        """
 
     def unsent_rows(self, before: datetime) -> list[str]:
         """Ids of outbox rows made before this and not sent yet; eventually consistent."""

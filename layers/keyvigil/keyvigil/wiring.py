@@ -100,7 +100,7 @@ def prober() -> "Prober":
         clock(),
         monitor_role_arn=settings().text("MONITOR_ROLE_ARN"),
         calls=kms_calls(),
-        lean=settings().optional("KMS_TRANSPORT") == "lean",
+        transport=settings().optional("KMS_TRANSPORT") or "boto3",
     )
 
 

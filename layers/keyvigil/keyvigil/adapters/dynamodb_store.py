@@ -10,9 +10,11 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from typing import Any, cast, override
 
@@ -47,6 +49,7 @@ from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
 from keyvigil.ports import (
+    DUE_KEYS_READ,
     DueKey,
     Entity,
     FleetCounts,
@@ -69,6 +72,12 @@ AGENDA_SHARDS = 8
 
 LISTED = 20_000
 """How many entries of a list one reading has, at most. One takes 200 bytes, and a sweep has less than a minute."""
+
+READERS = 8
+"""How many lists a sweep reads at the same time."""
+
+_FEW = 100
+"""Of few keys no shard need have its share."""
 
 KEPT_AFTER_END = timedelta(days=400)
 """How long a resolved incident and its timeline stay: a year's audit looks back a year and a month."""
@@ -660,19 +669,29 @@ class DynamoDbStore(Store):
             yield from found.values()
 
     @override
-    def due_keys(self, until: datetime) -> list[DueKey]:
-        due = [
+    def due_keys(self, until: datetime, most: int = DUE_KEYS_READ) -> list[DueKey]:
+        # Keys are spread over the shards by a hash: the oldest of all are among the oldest of each, and few more.
+        limit = max(_FEW, most * 5 // 4 // AGENDA_SHARDS)
+        lists = [(place, shard) for place in _DUE for shard in range(AGENDA_SHARDS)]
+        read = partial(self._due_keys, AgendaIndex.agenda_at < milliseconds(until) + 1, limit)
+        with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="due") as threads:
+            found = [each for keys in threads.map(read, lists) for each in keys]
+        return sorted(found, key=lambda each: each.due_at)
+
+    def _due_keys(self, condition: Condition, limit: int, listed: tuple[tuple[KeyStatus, bool], int]) -> list[DueKey]:
+        place, shard = listed
+        _, unknown = place
+        return [
             DueKey(
                 item.pk.removeprefix("PROJECT#"),
                 item.sk.removeprefix("KEY#"),
                 moment_of(item.agenda_at or 0),
                 account_of(item.agenda_at),
                 probe_of(item.agenda_at),
+                unknown,
             )
-            for name in _DUE.values()
-            for item in self._on_agenda(name, until)
+            for item in self._item.agenda.query(f"{_DUE[place]}#{shard}", condition, limit=limit)
         ]
-        return sorted(due, key=lambda each: each.due_at)
 
     @override
     def unsent_rows(self, before: datetime) -> list[str]:
