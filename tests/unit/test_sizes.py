@@ -426,7 +426,7 @@ def test_what_the_steps_answer_about_two_hundred_clusters_fits_into_the_workflow
     function: str, answer: Any, use: Use
 ) -> None:
     class Plan:
-        decision = type("Decided", (), {"verb": answer, "reason": "x" * 1000})()
+        decision = type("Decided", (), {"verb": answer, "reason": "x" * 1000, "held_for": None})()
         cluster_ids = tuple(each.cluster_id for each in AFFECTED)
         status = IncidentStatus.PARTLY_LOCKED
         failed = cluster_ids
