@@ -94,7 +94,7 @@ def test_somebody_finds_out_what_hangs_on_which_key(playground: Playground, page
     operator.stands_for[r"\b222222222222\b"] = account
     let_somebody_read(operator, playground.client("iam", account))
     owner = playground.operator("acme-discover")
-    owner.paste(f"AWS_ACCESS_KEY_ID={account}")
+    owner.tell({"AWS_ACCESS_KEY_ID": account, "AWS_SECRET_ACCESS_KEY": "local-only"})
 
     with pages.open("docs/discover.md") as page:
         found = page.follow(owner, "What hangs on which key")
