@@ -6,8 +6,8 @@ UV := .tools/uv/bin/uv
 CONFIG_ENV ?= default
 STACK ?= keyvigil
 
-# What the Lambda runtime has already, and a layer must not repeat: boto3 and its dependencies.
-RUNTIME_HAS := boto3 botocore jmespath python-dateutil s3transfer six urllib3
+# What ApiLayer needs as well and KeyVigilLayer, which every function has, brings already.
+WITH_KEYVIGIL_LAYER := botocore jmespath python-dateutil six typing-extensions urllib3
 
 # A network that fails for a moment does not fail the installation.
 export UV_HTTP_RETRIES ?= 8
@@ -250,8 +250,8 @@ UV_COMPILE = cd requirements && ../$(UV) pip compile --quiet --no-header --gener
 
 .PHONY: requirements
 requirements: .tools/uv/.installed ## requirements/*.txt from *.in; UPGRADE=1 takes the newest versions
-	$(UV_COMPILE) $(addprefix --no-emit-package ,$(RUNTIME_HAS)) layer.in -o layer.txt
-	$(UV_COMPILE) --no-emit-package typing-extensions api-layer.in -o api-layer.txt
+	$(UV_COMPILE) layer.in -o layer.txt
+	$(UV_COMPILE) $(addprefix --no-emit-package ,$(WITH_KEYVIGIL_LAYER)) api-layer.in -o api-layer.txt
 	$(UV_COMPILE) dev.in -o dev.txt
 	$(UV_COMPILE) cloud.in -o cloud.txt
 	$(UV_COMPILE) sam.in -o sam.txt

@@ -1,6 +1,7 @@
 """`make bench-start-up`: how long each function takes to be ready, as a ratio to `import boto3; boto3.client("kms")`.
 
 Ready means: `app.py` imported, every use case that it names wired, and the AWS clients made that its first event uses.
+What it is compared with is boto3 as pip installs it, whole and with byte code; the functions run on the layers.
 Each measurement is a process of its own on the artifacts of `make build`, pinned to one core; the rounds are shuffled,
 so that whatever else the machine does falls on all alike. CPU seconds are compared: they say the same on a busy
 machine. Results go to start_up.json and start_up.md beside this file.
@@ -27,7 +28,7 @@ PROMISED_OTHERS = 1.5
 
 # The clients of the first event. What a use case asks the table for needs DynamoDB's.
 CLIENTS = {
-    "check_keys": ("kms", "dynamodb"),
+    "check_keys": ("kms", "sts", "dynamodb"),
     "call_receiver": ("dynamodb",),
     "receive_key_event": ("dynamodb", "sqs"),
     "plan_sweep": ("dynamodb", "sqs"),
@@ -97,7 +98,7 @@ def environments() -> dict[str, dict[str, str]]:
 
 def measure(code: str, folder: Path, variables: dict[str, str]) -> tuple[float, float, int]:
     """Wall seconds, CPU seconds and the number of modules of one fresh process."""
-    layers = [BUILT / "KeyVigilLayer" / "python", BUILT / "ApiLayer" / "python"]
+    layers = [BUILT / "KeyVigilLayer" / "python", BUILT / "ApiLayer" / "python"] if code != BASE else []
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(map(str, layers)),

@@ -102,8 +102,9 @@ def stage(cloud: LocalCloud, stack: StackOutputs, faults: FaultProxy) -> Iterato
 
 @pytest.fixture(scope="session")
 def spare_cloud() -> Iterator[LocalCloud]:
-    """A second cloud, for the story that changes the stack itself."""
-    with LocalCloud(Checkout.find(_HERE)) as running:
+    """A second cloud, for the story that changes the stack itself. Its services ask the key, as AWS's do."""
+    asking = {"PYTHONPATH": str(_HERE / "encrypting_services")}
+    with LocalCloud(Checkout.find(_HERE), extra_environ=asking) as running:
         yield running
 
 

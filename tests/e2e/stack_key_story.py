@@ -1,13 +1,27 @@
-"""The stack's own key: given to a stack that had none, and taken away again, by ordinary updates."""
+"""The stack's own key: given to a stack that had none, and taken away again, by ordinary updates.
 
+The key has the policy that `keyvigil policy stack-key` prints, put there by the commands of docs/own-key.md. On this
+cloud the services ask the key (encrypting_services), so that each statement of that policy is missed when it is gone.
+"""
+
+import contextlib
 import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from keyvigil_cli.alert_queue import AlertQueue
+from keyvigil_cli.api_client import ApiProblemError
 from keyvigil_cli.customer import CustomerAccount
-from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, LocalCloud, StackOutputs
+from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, OPERATOR_ACCOUNT, LocalCloud, StackOutputs
 from keyvigil_cli.project import Project
+from keyvigil_cli.sam_deployment import DeploymentFailedError
 from keyvigil_cli.waiting import wait_until
+from tests.e2e.aws_shell import CHECKOUT, AwsShell
 from tests.e2e.stage import Stage
 from tests.e2e.story import story_on_its_own_cloud
 
@@ -79,10 +93,83 @@ def a_subscription_from_before_the_dead_letters(cloud: LocalCloud, outputs: Stac
     return subscription_arn
 
 
+class OwnKey:
+    """A key under the policy that `keyvigil policy stack-key` prints, by the page's commands."""
+
+    def __init__(self, cloud: LocalCloud, folder: Path) -> None:
+        self.kms = cloud.session().client("kms")
+        self.shell = AwsShell(cloud, folder, OPERATOR_ACCOUNT)
+        self.shell.add_command("keyvigil", f'exec "{CHECKOUT.python().with_name("keyvigil")}" "$@"')
+        page = (CHECKOUT.root / "docs" / "own-key.md").read_text(encoding="utf-8")
+        block = re.search(r"```sh\n(.*?)```", page, re.DOTALL)
+        assert block is not None
+        made, *rest = block[1].splitlines()
+        self.arn = self.shell.paste(made).strip()
+        assert rest.pop().startswith("sam deploy "), "which is what the story does itself"
+        for line in rest:
+            self.shell.paste(line.replace("KEY_ARN", self.arn))
+        self.printed: Any = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+        assert json.loads(self.kms.get_key_policy(KeyId="alias/keyvigil")["Policy"]) == self.printed
+        assert self.kms.get_key_rotation_status(KeyId=self.arn)["KeyRotationEnabled"]
+
+    @contextlib.contextmanager
+    def without(self, sid: str) -> Iterator[None]:
+        """Take one statement away."""
+        less = [each for each in self.printed["Statement"] if each["Sid"] != sid]
+        assert len(less) == len(self.printed["Statement"]) - 1
+        self._put({**self.printed, "Statement": less})
+        try:
+            yield
+        finally:
+            self._put(self.printed)
+
+    def _put(self, policy: Any) -> None:
+        self.kms.put_key_policy(KeyId=self.arn, Policy=json.dumps(policy), BypassPolicyLockoutSafetyCheck=True)
+
+
+def undelivered_alerts_and_events_need_their_statement(cloud: LocalCloud, key: OwnKey, project: Project) -> None:
+    """What SNS and EventBridge put into the stack's encrypted queues arrives, but not while nothing lets them."""
+    session = cloud.session()
+    sns, sqs, events = session.client("sns"), session.client("sqs"), session.client("events")
+    (queue_url,) = (each for each in sqs.list_queues()["QueueUrls"] if "AlertDeadLetters" in each)
+    queue: Any = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["All"])["Attributes"]
+    assert queue["KmsMasterKeyId"] == key.arn
+    queue_arn = queue["QueueArn"]
+    sns.subscribe(TopicArn=project.alert_topic_arn, Protocol="sqs", Endpoint=queue_arn)
+    events.put_rule(Name="into-the-queue", EventPattern=json.dumps({"source": ["a-test"]}))
+    events.put_targets(Rule="into-the-queue", Targets=[{"Id": "queue", "Arn": queue_arn}])
+    subscribed = project.subscribe(AlertQueue(session, "told", project.alert_topic_arn))["subscription_id"]
+
+    def send(name: str) -> None:
+        project.api.post("projects", project.project_id, "subscriptions", subscribed, "test")
+        detail = json.dumps({"is": name})
+        events.put_events(Entries=[{"Source": "a-test", "DetailType": "a test", "Detail": detail}])
+
+    seen: list[str] = []
+
+    def arrived() -> tuple[int, int]:
+        taken = sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10).get("Messages", [])
+        for each in taken:
+            seen.append(str(each["Body"]))
+            sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=each["ReceiptHandle"])
+        return sum("subscription.test" in each for each in seen), sum("a-test" in each for each in seen)
+
+    with key.without("LetSNSAndEventsUseTheKey"):
+        send("lost")
+    send("kept")
+    wait_until("both", arrived, lambda counts: min(counts) > 0, within=60)
+    assert "lost" not in "".join(seen)
+    assert arrived() == (1, 1), seen
+
+
 @story_on_its_own_cloud
 def a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(stage: Stage) -> None:
-    own_cloud = stage.spare
-    key = own_cloud.session().client("kms").create_key()["KeyMetadata"]["Arn"]
+    with TemporaryDirectory() as folder:
+        told_under_the_printed_policy(stage.spare, OwnKey(stage.spare, Path(folder)))
+
+
+def told_under_the_printed_policy(own_cloud: LocalCloud, own: OwnKey) -> None:
+    key = own.arn
     now = Encryption(own_cloud)
 
     outputs = own_cloud.deploy()
@@ -91,6 +178,10 @@ def a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(stage: St
     assert now.queue(outputs["CheckQueueUrl"]) is None
     before_dead_letters = a_subscription_from_before_the_dead_letters(own_cloud, outputs, old)
 
+    with own.without("LetLogsUseTheKey"), pytest.raises(DeploymentFailedError, match="not allowed to be used"):
+        own_cloud.deploy({"KmsKeyArn": key})
+    assert now.log_groups("/aws/lambda/") == {None}
+
     own_cloud.deploy({"KmsKeyArn": key, "Tracing": "Active"})
     assert now.table(outputs["TableName"]) == key
     assert now.queue(outputs["CheckQueueUrl"]) == key
@@ -98,6 +189,9 @@ def a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(stage: St
     new = Project.create(own_cloud.api(outputs), "under-the-key")
     assert now.topic(new.alert_topic_arn) == key
     watched = watch_a_key(own_cloud, outputs, new)
+    with own.without("LetIamDecide"), pytest.raises(ApiProblemError):
+        new.api.get("projects", new.project_id, "keys", watched)
+    undelivered_alerts_and_events_need_their_statement(own_cloud, own, new)
     now.wait_for_topic(old.alert_topic_arn, key)
     wait_until(
         "a sweep's probe, over the encrypted queue",

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from keyvigil_cli.customer import deploy
 from keyvigil_cli.local_cloud import CUSTOMER_ACCOUNT, OPERATOR_ACCOUNT, LocalCloud
 from keyvigil_cli.project import Project
+from tests.e2e.command_line_story import CommandLine
 from tests.e2e.stage import Stage
 
 if TYPE_CHECKING:
@@ -48,11 +49,10 @@ def test_a_key_is_registered_with_what_the_stack_puts_out(stage: Stage, use: str
     outputs = stack(stage, project, [key_arn], Use=use)
 
     command = outputs["RegisterTheFirstKey"]
-    start = f"keyvigil api POST /projects/{project.project_id}/keys '"
-    assert command.startswith(start)
-    body = json.loads(command.removeprefix(start).removesuffix("'"))
-    assert body == {"key_arn": key_arn, "role_arn": outputs["RoleArn"], "use": use}
-    assert stage.api.post("projects", project.project_id, "keys", body=body)["status"] == "HEALTHY"
+    named = f"--key-arn {key_arn} --role-arn {outputs['RoleArn']} --use {use}"
+    assert command == f"keyvigil key register {project.project_id} {named}"
+    registered = CommandLine(stage.cloud).json(command.removeprefix("keyvigil "))
+    assert (registered["key_arn"], registered["use"], registered["status"]) == (key_arn, use, "HEALTHY")
 
 
 def test_a_role_for_kes_reads_the_one_secret(stage: Stage) -> None:
@@ -64,11 +64,10 @@ def test_a_role_for_kes_reads_the_one_secret(stage: Stage) -> None:
     other = secrets_manager.create_secret(Name=f"{name}-not", KmsKeyId=key_arn, SecretString="no probe")["ARN"]
     outputs = stack(stage, project, [key_arn], Use="kes", ProbeSecretArn=secret_arn)
 
-    body = json.loads(outputs["RegisterTheFirstKey"].partition("'")[2].removesuffix("'"))
-    assert body == {
-        "key_arn": key_arn, "role_arn": outputs["RoleArn"], "use": "kes", "probe_secret_arn": secret_arn,
-    }  # fmt: skip
-    assert stage.api.post("projects", project.project_id, "keys", body=body)["status"] == "HEALTHY"
+    command = outputs["RegisterTheFirstKey"]
+    assert command.endswith(f" --role-arn {outputs['RoleArn']} --use kes --probe-secret-arn {secret_arn}")
+    registered = CommandLine(stage.cloud).json(command.removeprefix("keyvigil "))
+    assert (registered["key_arn"], registered["use"], registered["status"]) == (key_arn, "kes", "HEALTHY")
     session = as_the_role(stage, outputs["RoleArn"], project.external_id)
     assert "AccessDenied" in refused(session.client("secretsmanager").get_secret_value, SecretId=other)
 

@@ -3,15 +3,17 @@
 A Session costs 64 ms of CPU and 9 MB (design, performance.md), so there is one; it also carries the
 credentials of whichever customer's role the running probe has assumed, through a context variable. That is
 how one KMS client for each Region serves every tenant.
+
+botocore without boto3: clients are botocore's own, and what boto3 adds to them (resources, S3's transfers) is a seventh
+of the time to a first client.
 """
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.credentials import (
@@ -19,7 +21,13 @@ from botocore.credentials import (
     ReadOnlyCredentials,
     create_credential_resolver,
 )
+from botocore.httpsession import get_cert_path
 from botocore.loaders import Loader, create_loader
+
+from keyvigil.once import once
+
+if TYPE_CHECKING:
+    import boto3
 
 CONNECT_TIMEOUT_SECONDS = 2
 READ_TIMEOUT_SECONDS = 5
@@ -65,7 +73,7 @@ class _TenantProvider:
         return TenantCredentials(own) if own is not None else None
 
 
-@cache
+@once
 def _definitions() -> Loader:
     """AWS's services and endpoints as botocore defines them: reading them is half of what a first client costs."""
     return create_loader()
@@ -82,12 +90,34 @@ def own_session(env_vars: Any = None) -> botocore.session.Session:
     return core
 
 
-@cache
-def session() -> boto3.Session:
-    """The process's one Session."""
+class _Session:
+    """Of boto3's Session what the adapters call."""
+
+    def __init__(self, core: botocore.session.Session) -> None:
+        self._session = core
+
+    def client(self, service_name: str, *, region_name: str | None = None, config: Config | None = None) -> Any:
+        return self._session.create_client(service_name, region_name=region_name, config=config)
+
+    def get_credentials(self) -> Credentials | None:
+        return self._session.get_credentials()
+
+
+@once
+def session() -> "boto3.Session":
+    """The process's one Session, typed as boto3's: its stubs know the client of each service."""
     core = own_session()
     core.get_component("credential_provider").insert_before("env", _TenantProvider(core))
-    return boto3.Session(botocore_session=core)
+    return cast("boto3.Session", _Session(core))
+
+
+def ca_bundle() -> str:
+    """The file of the certificates that TLS trusts, found as botocore finds it for a client.
+
+    Source: https://docs.aws.amazon.com/sdkref/latest/guide/feature-gen-config.html (`ca_bundle`)
+    """
+    asked_for: Any = own_session().get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or True
+    return str(get_cert_path(asked_for))
 
 
 def config(*, read_timeout: float = READ_TIMEOUT_SECONDS, connections: int = 10, attempts: int = 2) -> Config:
