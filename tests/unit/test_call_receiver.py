@@ -27,7 +27,6 @@ from keyvigil.use_cases.call_receiver import CallReceiver
 from keyvigil.use_cases.follow_receivers import FollowReceivers
 from keyvigil.use_cases.lock_clusters import RequestLock
 from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
-from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from tests.examples import KEY_ID, NOW, cluster, incident, key, project, verdict
 from tests.fakes import (
@@ -41,6 +40,7 @@ from tests.fakes import (
     ScriptedReceiver,
     changed,
 )
+from tests.unit.relaying import relay_of
 
 INCIDENT = "01JINCIDENT"
 OWN = "111111111111"
@@ -79,14 +79,7 @@ class World:
         self.request = RequestLock(self.store, self.workflow, self.record, self.clock, ids)
         receivers = {(via, preset): self.receiver for via in LockVia for preset in Preset}
         self.call = CallReceiver(self.store, receivers, self.record, self.clock, ids, self.pauses, BOUNDS)
-        self.relay = RelayOutbox(
-            self.store,
-            self.notifier,
-            self.workflow,
-            self.clock,
-            operator_topic_arn="arn:operator",
-            receiver_calls=self.calls,
-        )
+        self.relay = relay_of(self.store, self.notifier, self.clock, workflow=self.workflow, calls=self.calls)
         self.follow = FollowReceivers(self.store, self.calls, self.clock)
 
     @property

@@ -100,7 +100,6 @@ from tests.fakes import (
     FakeHistory,
     FakeNotifier,
     FakeQueue,
-    FakeReceiverCalls,
     FakeTopics,
     FakeWorkflow,
     MemoryStore,
@@ -109,6 +108,7 @@ from tests.fakes import (
     no_doubt,
 )
 from tests.infra.source_template import SourceTemplate
+from tests.unit.relaying import relay_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # Powertools warns about an invocation in which nothing was done that could be counted.
@@ -1151,14 +1151,7 @@ def test_a_fault_in_reconciling_delays_no_probe_and_fails_the_sweep(use: Use, st
 
 
 def relay(store: MemoryStore, workflow: FakeWorkflow) -> RelayOutbox:
-    return RelayOutbox(
-        store,
-        FakeNotifier(),
-        workflow,
-        FakeClock(),
-        operator_topic_arn="arn:operator",
-        receiver_calls=FakeReceiverCalls(),
-    )
+    return relay_of(store, FakeNotifier(), FakeClock(), workflow=workflow)
 
 
 def start(row_id: str) -> OutboxRow:
