@@ -53,6 +53,7 @@ from keyvigil.domain.keys import (
     Told,
     Trigger,
 )
+from keyvigil.domain.out_of_turn import OutOfTurn
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
 from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.quotas import THE_MOST
@@ -179,6 +180,9 @@ def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901, PLR0912 
         case Ledger():
             ledger = store.ledger(entity.project_id, entity.key_id)
             return ledger if ledger.version else None
+        case OutOfTurn():
+            part = store.out_of_turn(entity.account_id, entity.region)
+            return part if part.version else None
         case Silences():
             silences = store.silences(entity.project_id)
             return silences if silences.version else None
@@ -488,6 +492,7 @@ FULL: list[Entity] = [
         bundles={"b": full_bundle()},
     ),
     Silences(project_id="acme-prod", silences=(full_silence(),)),
+    OutOfTurn(account_id=CUSTOMER, region="us-west-2", taken_until={"DescribeKey": NOW}),
 ]
 SPARSE: list[Entity] = [
     project(keys=0),
