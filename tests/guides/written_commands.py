@@ -20,6 +20,7 @@ FOLLOWED = {
     OPERATOR: "test_quick_starts.py",
     CUSTOMER: "test_quick_starts.py",
     "docs/cli.md": "test_quick_starts.py",
+    **{str(page.relative_to(ROOT)): "test_systems.py" for page in sorted((ROOT / "docs" / "systems").glob("*.md"))},
 }
 """Pages, and the test in tests/guides that runs all commands but those below; it says itself if one was forgotten."""
 
@@ -32,7 +33,7 @@ ELSEWHERE = {
     "docs/restore.md": f"{_NOT_YET} tests/integration/test_restore_table.py, tests/infra/test_restore_guide.py",
     "docs/import.md": f"{_NOT_YET} tests/unit/cli/test_imports.py and its neighbours run it with files of their own",
     "docs/policies.md": f"{_NOT_YET} tests/unit/cli/test_policy.py, tests/infra/test_policies.py",
-    "docs/own-key.md": f"{_NOT_YET} tests/e2e/stack_key_story.py gives the stack a key",
+    "docs/own-key.md": "tests/e2e/stack_key_story.py runs it line by line, but for `sam deploy`, which it does itself",
     "docs/discover.md": f"{_NOT_YET} tests/unit/cli/test_discovery.py",
     "docs/doctor.md": f"{_NOT_YET} tests/e2e/test_doctor.py runs it on keys and roles of its own",
 }
