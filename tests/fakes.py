@@ -19,6 +19,7 @@ from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.lock_calls import CallAnswer
+from keyvigil.domain.out_of_turn import OutOfTurn
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.quotas import next_probe
@@ -28,6 +29,7 @@ from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Verdict
 from keyvigil.errors import CheckerUnavailableError, ConflictError, DeliveryError, RefusedError
 from keyvigil.ports import (
+    DUE_KEYS_READ,
     CallHistory,
     CheckMessage,
     CheckQueue,
@@ -145,6 +147,8 @@ def place(entity: Entity) -> Place:  # noqa: C901, PLR0912  one line a kind
             return ("silences", entity.project_id)
         case Canary():
             return ("canary", entity.canary_id)
+        case OutOfTurn():
+            return ("out of turn", entity.account_id, entity.region)
 
 
 def place_for_events(entity: KeyPointer | EventHints | ActorSearch) -> Place:
@@ -358,13 +362,22 @@ class MemoryStore(Store):
         return self._page([each for each in self.all(Subscription) if each.project_id == project_id], limit, token)
 
     @override
-    def due_keys(self, until: datetime) -> list[DueKey]:
+    def due_keys(self, until: datetime, most: int = DUE_KEYS_READ) -> list[DueKey]:
         due = [
-            DueKey(each.project_id, each.key_id, each.due_at, each.role_arn.split(":")[4], next_probe(each))
+            DueKey(
+                each.project_id,
+                each.key_id,
+                each.due_at,
+                each.role_arn.split(":")[4],
+                next_probe(each),
+                each.health.unknown_since is not None,
+            )
             for each in self.all(Key)
             if each.due_at <= until
         ]
-        return sorted(due, key=lambda each: each.due_at)
+        due.sort(key=lambda each: each.due_at)
+        known, unknown = ([each for each in due if each.unknown is which][:most] for which in (False, True))
+        return sorted(known + unknown, key=lambda each: each.due_at)
 
     @override
     def unsent_rows(self, before: datetime) -> list[str]:
@@ -414,6 +427,11 @@ class MemoryStore(Store):
     @override
     def brakes(self) -> list[Brake]:
         return self.all(Brake)
+
+    @override
+    def out_of_turn(self, account_id: str, region: str) -> OutOfTurn:
+        nothing = OutOfTurn(account_id=account_id, region=region)
+        return cast("OutOfTurn", self.items.get(place(nothing), nothing))
 
     @override
     def lockout_tally(self) -> LockoutTally:

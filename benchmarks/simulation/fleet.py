@@ -15,7 +15,7 @@ from keyvigil.domain.incidents import Incident
 from keyvigil.domain.keys import CloserLook, Health, Key, KeyStatus, Trigger
 from keyvigil.domain.projects import Enforcement, Project
 from keyvigil.errors import ConflictError
-from keyvigil.ports import DueKey, Entity, FleetCounts, Put, Write
+from keyvigil.ports import DUE_KEYS_READ, DueKey, Entity, FleetCounts, Put, Write
 from tests import examples
 from tests.fakes import MemoryStore, Place, place
 
@@ -181,7 +181,7 @@ class FleetStore(MemoryStore):
         return whole if whole is not None else self._rebuilt(number)
 
     @override
-    def due_keys(self, until: datetime) -> list[DueKey]:
+    def due_keys(self, until: datetime, most: int = DUE_KEYS_READ) -> list[DueKey]:
         last = milliseconds(until)
         due: list[tuple[int, int]] = []
         for minute in [each for each in self._buckets if each <= last // 60_000]:

@@ -46,6 +46,11 @@ processor = AsyncBatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_
 RECORD_SECONDS = 25
 """How long one key of a batch may take: the function's time-out less the time to tell the queue about the others."""
 
+DEFERRED = (
+    "The key was not probed now: requests and events have used up their part of KeyVigil's share of the account's KMS "
+    "quotas (QuotaSharePercent). The next sweep probes it."
+)
+
 COUNTED = (
     *(f"Verdict{outcome.title()}" for outcome in Outcome),
     "KeysProbedSince",
@@ -201,6 +206,8 @@ def _check(event: dict[str, Any]) -> dict[str, Any]:
         metrics.add_metric(name="KeysGone", unit=MetricUnit.Count, value=1)
         return {"error": "not_found", "message": str(error)}
     _tell(result)
+    if result.deferred:
+        return {"error": "deferred", "message": DEFERRED}
     return {
         "error": None,
         "status": result.key.health.status,
@@ -219,6 +226,9 @@ def _check_restore(event: dict[str, Any]) -> Any:
 
 
 def _tell(result: CheckResult) -> None:
+    if result.deferred:
+        logger.warning(DEFERRED, extra={"project_id": result.key.project_id, "key_id": result.key.key_id})
+        return
     if not result.probed:
         metrics.add_metric(name="KeysProbedSince", unit=MetricUnit.Count, value=1)
         return

@@ -53,6 +53,7 @@ from keyvigil.domain.keys import (
     Told,
     Trigger,
 )
+from keyvigil.domain.out_of_turn import OutOfTurn
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
 from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.quotas import THE_MOST
@@ -179,6 +180,9 @@ def read(store: Store, entity: Entity) -> Entity | None:  # noqa: C901, PLR0912 
         case Ledger():
             ledger = store.ledger(entity.project_id, entity.key_id)
             return ledger if ledger.version else None
+        case OutOfTurn():
+            part = store.out_of_turn(entity.account_id, entity.region)
+            return part if part.version else None
         case Silences():
             silences = store.silences(entity.project_id)
             return silences if silences.version else None
@@ -488,6 +492,7 @@ FULL: list[Entity] = [
         bundles={"b": full_bundle()},
     ),
     Silences(project_id="acme-prod", silences=(full_silence(),)),
+    OutOfTurn(account_id=CUSTOMER, region="us-west-2", taken_until={"DescribeKey": NOW}),
 ]
 SPARSE: list[Entity] = [
     project(keys=0),
@@ -1042,6 +1047,23 @@ IN_THE_INDEX: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"health": Health(status=KeyStatus.UNHEALTHY)}, {"in_workflow": False}),
     ({"facts": KeyFacts(closer=CloserLook(looked_at=NOW))}, {"looks_after": timedelta(minutes=55)}),
 ]
+
+
+def test_of_more_keys_than_a_sweep_can_hold_the_oldest_are_read_those_apart_of_which_nothing_is_known(
+    store: Store,
+) -> None:
+    for number in range(6):
+        due_at = NOW - timedelta(minutes=number)
+        put(store, key(key_id=f"us-west-2.{number}", due_at=due_at))
+        unknown = Health(unknown_since=NOW)
+        put(store, key(key_id=f"us-west-2.unknown-{number}", due_at=due_at, health=unknown))
+
+    found = store.due_keys(NOW, 2)
+
+    for unknown_ones in (False, True):
+        read = [each.due_at for each in found if each.unknown is unknown_ones]
+        assert read[:2] == [NOW - timedelta(minutes=5), NOW - timedelta(minutes=4)]
+        assert all(("unknown" in each.key_id) is unknown_ones for each in found if each.unknown is unknown_ones)
 
 
 @pytest.mark.parametrize(("what", "shown"), IN_THE_INDEX)

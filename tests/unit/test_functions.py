@@ -474,6 +474,25 @@ def test_a_batch_is_counted_by_verdict_and_a_key_probed_since_is_not_counted_as_
     assert counted["ProbeLatency"] == 82
 
 
+def test_what_has_no_room_in_the_share_is_told_the_caller_and_the_log_and_counted_as_no_probe(
+    use: Use, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, clock, prober = MemoryStore(), FakeClock(), ScriptedProber()
+    store.put(project(), key(due_at=NOW + timedelta(minutes=5)))
+    checks = CheckKey(
+        store, prober, clock, CountingIds(), doubt=no_doubt, confirmation_probes=3, turn=lambda _key: None
+    )
+    use(check_key=checks)
+    request = {"action": "check", "project_id": "acme-prod", "key_id": KEY_ID, "trigger": "request"}
+
+    answer = load("check_keys").handler(request, Context())
+
+    assert answer["error"] == "deferred"
+    assert "QuotaSharePercent" in answer["message"]
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["KeysProbedSince"], counted["VerdictHealthy"], prober.probes) == (0, 0, 0)
+
+
 def canary_message(canary_id: str) -> dict[str, Any]:
     body = to_plain(CheckMessage(CANARY_PROJECT, canary_id, NOW, canary=True))
     return {**message(canary_id), "body": json.dumps(body)}

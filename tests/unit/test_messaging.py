@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +18,7 @@ from botocore.stub import ANY, Stubber
 
 from keyvigil.adapters.alert_documents import document
 from keyvigil.adapters.functions import InvokedKeyChecker, InvokedOutboxRelay
-from keyvigil.adapters.messaging import AwsNotifier, SnsTopics, SqsCheckQueue, filter_policy
+from keyvigil.adapters.messaging import SENDERS, AwsNotifier, SnsTopics, SqsCheckQueue, filter_policy
 from keyvigil.adapters.plain_data import from_plain, to_plain
 from keyvigil.adapters.step_functions import StepFunctionsWorkflow
 from keyvigil.adapters.topic_policies import topic_policy
@@ -838,25 +840,49 @@ def due(count: int) -> list[CheckMessage]:
     return [CheckMessage("acme-prod", f"key-{number}", NOW) for number in range(count)]
 
 
-def test_keys_are_sent_in_batches_of_ten(aws: Stubs, queue: SqsCheckQueue) -> None:
-    queue_gets(aws, range(10))
-    queue_gets(aws, range(10, 20))
-    queue_gets(aws, range(20, 23))
+class BusyQueue:
+    """SQS for several threads: it takes what `takes` says of a batch, by the number of its first key."""
 
-    assert queue.send(due(23)) == 23
+    def __init__(self, **takes: int | None) -> None:
+        self.takes = takes
+        self.got: list[list[str]] = []
+        self.at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
+
+    def send_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> Any:  # noqa: N803  boto3's names
+        assert QueueUrl == QUEUE_URL
+        names = [json.loads(each["MessageBody"])["key_id"] for each in Entries]
+        with self._lock:
+            self.got.append(names)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        time.sleep(0.01)  # as long as SQS takes
+        with self._lock:
+            self.at_once -= 1
+        taken = self.takes.get(names[0].replace("-", "_"), len(Entries))
+        if taken is None:
+            raise ClientError({"Error": {"Code": "InternalError"}}, "SendMessageBatch")
+        return {"Successful": [{"Id": each["Id"]} for each in Entries[:taken]]}
 
 
-def test_what_the_queue_refuses_is_not_counted_as_sent(aws: Stubs, queue: SqsCheckQueue) -> None:
-    queue_gets(aws, range(10), taken=7)
-    queue_gets(aws, range(10, 12), taken=0)
+def test_keys_are_sent_in_batches_of_ten_by_several_threads(queue: SqsCheckQueue) -> None:
+    sqs = BusyQueue()
+    queue.__dict__.update(_sqs=sqs)
+
+    assert queue.send(due(1003)) == 1003
+    assert sorted(len(each) for each in sqs.got) == [3, *[10] * 100]
+    assert sorted(name for each in sqs.got for name in each) == sorted(each.key_id for each in due(1003))
+    assert 4 <= sqs.most_at_once <= SENDERS
+
+
+def test_what_the_queue_refuses_is_not_counted_as_sent(queue: SqsCheckQueue) -> None:
+    queue.__dict__.update(_sqs=BusyQueue(key_0=7, key_10=0))
 
     assert queue.send(due(12)) == 7
 
 
-def test_a_batch_that_the_queue_refuses_as_a_whole_keeps_no_other_back(aws: Stubs, queue: SqsCheckQueue) -> None:
-    queue_gets(aws, range(10))
-    aws.sqs.add_client_error("send_message_batch", "InternalError", http_status_code=500)
-    queue_gets(aws, range(20, 23))
+def test_a_batch_that_the_queue_refuses_as_a_whole_keeps_no_other_back(queue: SqsCheckQueue) -> None:
+    queue.__dict__.update(_sqs=BusyQueue(key_10=None))
 
     assert queue.send(due(23)) == 13
 
@@ -1160,6 +1186,13 @@ def test_a_key_that_check_keys_does_not_find_is_not_found(aws: Stubs, checker: I
     check_keys_answers(aws, CHECK, {"error": "not_found", "message": "key x is not registered"})
 
     with pytest.raises(NotFoundError, match="key x is not registered"):
+        checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
+
+
+def test_a_check_that_was_put_off_is_no_answer(aws: Stubs, checker: InvokedKeyChecker) -> None:
+    check_keys_answers(aws, CHECK, {"error": "deferred", "message": "the next sweep probes it"})
+
+    with pytest.raises(CheckerUnavailableError, match="the next sweep probes it"):
         checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
 
 

@@ -18,6 +18,7 @@ from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.lock_calls import CallAnswer
+from keyvigil.domain.out_of_turn import OutOfTurn
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.quotas import THE_MOST, NextProbe
@@ -45,6 +46,7 @@ type Entity = (
     | LockoutTally
     | Ledger
     | Silences
+    | OutOfTurn
 )
 
 
@@ -89,6 +91,7 @@ class DueKey:
     due_at: datetime
     account_id: str | None = field(default=None, compare=False)
     probe: NextProbe = field(default=THE_MOST, compare=False)
+    unknown: bool = field(default=False, compare=False)
 
     @property
     def region(self) -> str:
@@ -141,6 +144,10 @@ class RowAside:
     row_id: str
     since: datetime
     reason: str
+
+
+DUE_KEYS_READ = 20_000
+"""How many due keys are read if nobody says how many."""
 
 
 class Store(Protocol):
@@ -234,14 +241,21 @@ class Store(Protocol):
     def silences(self, project_id: str) -> Silences:
         """Read a project's silences, those that are over perhaps among them; none if there never was one."""
 
+    def out_of_turn(self, account_id: str, region: str) -> OutOfTurn:
+        """Read what was taken of an account's quotas out of turn; nothing if nothing was written yet."""
+
     def canary(self, canary_id: str) -> Canary | None:
         """Read a canary."""
 
     def canaries(self) -> list[Canary]:
         """Read all canaries by id; they are few."""
 
-    def due_keys(self, until: datetime) -> list[DueKey]:
-        """Keys whose due time has come, from the index: eventually consistent, oldest first."""
+    def due_keys(self, until: datetime, most: int = DUE_KEYS_READ) -> list[DueKey]:
+        """Keys whose due time has come, from the index: eventually consistent, oldest first.
+
+        If there are more than `most` whose answer was known last, or whose was not, the oldest of them, at least so
+        many: what a fleet that stood still for long has due is more than one sweep can hold.
+        """
 
     def unsent_rows(self, before: datetime) -> list[str]:
         """Ids of outbox rows made before this and not sent yet; eventually consistent."""

@@ -3,6 +3,7 @@
 Adapters are imported where they are used, so that a function loads only what it needs.
 """
 
+import time
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Workflow,
     )
     from keyvigil.use_cases.ask_check import AskCheck
+    from keyvigil.use_cases.asking_out_of_turn import AskOutOfTurn
     from keyvigil.use_cases.audit_roles import AuditRoles
     from keyvigil.use_cases.backups import Backups
     from keyvigil.use_cases.braking import AskBrake, Braking
@@ -98,7 +100,7 @@ def prober() -> "Prober":
         clock(),
         monitor_role_arn=settings().text("MONITOR_ROLE_ARN"),
         calls=kms_calls(),
-        lean=settings().optional("KMS_TRANSPORT") == "lean",
+        transport=settings().optional("KMS_TRANSPORT") or "boto3",
     )
 
 
@@ -129,7 +131,24 @@ def check_key() -> "CheckKey":
     """Check one key."""
     from keyvigil.use_cases.check_key import CheckKey
 
-    return CheckKey(store(), prober(), clock(), ids(), doubt=ask_canaries(), confirmation_probes=_probes())
+    return CheckKey(
+        store(),
+        prober(),
+        clock(),
+        ids(),
+        doubt=ask_canaries(),
+        confirmation_probes=_probes(),
+        turn=_ask_out_of_turn(),
+    )
+
+
+@cache
+def _ask_out_of_turn() -> "AskOutOfTurn":
+    from keyvigil.adapters.clock_and_ids import RandomPauses
+    from keyvigil.use_cases.asking_out_of_turn import AskOutOfTurn
+
+    share = settings().number("QUOTA_SHARE_PERCENT")
+    return AskOutOfTurn(store(), clock(), RandomPauses(), time.sleep, quota_share_percent=share)
 
 
 @cache

@@ -8,6 +8,7 @@ botocore without boto3: clients are botocore's own, and what boto3 adds to them 
 of the time to a first client.
 """
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ from botocore.credentials import (
     ReadOnlyCredentials,
     create_credential_resolver,
 )
+from botocore.httpsession import get_cert_path
 from botocore.loaders import Loader, create_loader
 
 if TYPE_CHECKING:
@@ -106,6 +108,15 @@ def session() -> "boto3.Session":
     core = own_session()
     core.get_component("credential_provider").insert_before("env", _TenantProvider(core))
     return cast("boto3.Session", _Session(core))
+
+
+def ca_bundle() -> str:
+    """The file of the certificates that TLS trusts, found as botocore finds it for a client.
+
+    Source: https://docs.aws.amazon.com/sdkref/latest/guide/feature-gen-config.html (`ca_bundle`)
+    """
+    asked_for: Any = own_session().get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or True
+    return str(get_cert_path(asked_for))
 
 
 def config(*, read_timeout: float = READ_TIMEOUT_SECONDS, connections: int = 10, attempts: int = 2) -> Config:

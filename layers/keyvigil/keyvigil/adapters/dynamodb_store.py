@@ -10,9 +10,11 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from typing import Any, cast, override
 
@@ -39,6 +41,7 @@ from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, RoleClaim
+from keyvigil.domain.out_of_turn import OutOfTurn
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.shut_clusters import SHUT
@@ -46,6 +49,7 @@ from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
 from keyvigil.ports import (
+    DUE_KEYS_READ,
     DueKey,
     Entity,
     FleetCounts,
@@ -69,6 +73,12 @@ AGENDA_SHARDS = 8
 LISTED = 20_000
 """How many entries of a list one reading has, at most. One takes 200 bytes, and a sweep has less than a minute."""
 
+READERS = 8
+"""How many lists a sweep reads at the same time."""
+
+_FEW = 100
+"""Of few keys no shard need have its share."""
+
 KEPT_AFTER_END = timedelta(days=400)
 """How long a resolved incident and its timeline stay: a year's audit looks back a year and a month."""
 
@@ -80,6 +90,7 @@ twice more than doubles it. https://docs.aws.amazon.com/lambda/latest/dg/getting
 OUTBOX_KEPT = timedelta(days=14)
 SWEEPS_KEPT = timedelta(days=1)
 BRAKE_KEPT = timedelta(days=1)
+OUT_OF_TURN_KEPT = timedelta(days=1)
 _TRANSACTION_LIMIT = 100
 _TOMBSTONES_AT_ONCE = 500
 _REFUSED = {"ConditionalCheckFailedException", "TransactionCanceledException", "TransactionConflictException"}
@@ -202,6 +213,10 @@ def _ledger_place(project_id: str | None, key_id: str | None) -> _Place:
     return _Place(f"QUIET#{project_id or ''}", f"KEY#{key_id or ''}")
 
 
+def _out_of_turn_place(account_id: str, region: str) -> _Place:
+    return _Place(f"QUOTAS#{account_id}", f"REGION#{region}")
+
+
 def _silences_place(project_id: str) -> _Place:
     return _Place(f"PROJECT#{project_id}", "SILENCES")
 
@@ -245,6 +260,8 @@ def _place(entity: Entity) -> _Place:  # noqa: C901, PLR0912  one line a kind
             return _silences_place(entity.project_id)
         case Canary():
             return _Place(_CANARIES, f"CANARY#{entity.canary_id}")
+        case OutOfTurn():
+            return _out_of_turn_place(entity.account_id, entity.region)
 
 
 _KINDS: dict[type[Any], str] = {
@@ -266,6 +283,7 @@ _KINDS: dict[type[Any], str] = {
     Ledger: "QUIET",
     Silences: "SILENCES",
     Canary: "CANARY",
+    OutOfTurn: "OUT_OF_TURN",
 }
 
 
@@ -318,6 +336,8 @@ def _expiry(entity: Entity) -> datetime | None:
             return max(over) + OUTBOX_KEPT if over and entity.next_at is None else None
         case EventHints():
             return entity.kept_until
+        case OutOfTurn():
+            return max(entity.taken_until.values()) + OUT_OF_TURN_KEPT if entity.taken_until else None
         case ActorSearch():
             return entity.done_at + OUTBOX_KEPT if entity.done_at else entity.opened_at + KEPT_AFTER_END
         case Brake():
@@ -608,6 +628,11 @@ class DynamoDbStore(Store):
         return self._get(_silences_place(project_id), Silences) or Silences(project_id=project_id)
 
     @override
+    def out_of_turn(self, account_id: str, region: str) -> OutOfTurn:
+        nothing = OutOfTurn(account_id=account_id, region=region)
+        return self._get(_out_of_turn_place(account_id, region), OutOfTurn) or nothing
+
+    @override
     def canary(self, canary_id: str) -> Canary | None:
         return self._get(_Place(_CANARIES, f"CANARY#{canary_id}"), Canary)
 
@@ -644,19 +669,29 @@ class DynamoDbStore(Store):
             yield from found.values()
 
     @override
-    def due_keys(self, until: datetime) -> list[DueKey]:
-        due = [
+    def due_keys(self, until: datetime, most: int = DUE_KEYS_READ) -> list[DueKey]:
+        # Keys are spread over the shards by a hash: the oldest of all are among the oldest of each, and few more.
+        limit = max(_FEW, most * 5 // 4 // AGENDA_SHARDS)
+        lists = [(place, shard) for place in _DUE for shard in range(AGENDA_SHARDS)]
+        read = partial(self._due_keys, AgendaIndex.agenda_at < milliseconds(until) + 1, limit)
+        with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="due") as threads:
+            found = [each for keys in threads.map(read, lists) for each in keys]
+        return sorted(found, key=lambda each: each.due_at)
+
+    def _due_keys(self, condition: Condition, limit: int, listed: tuple[tuple[KeyStatus, bool], int]) -> list[DueKey]:
+        place, shard = listed
+        _, unknown = place
+        return [
             DueKey(
                 item.pk.removeprefix("PROJECT#"),
                 item.sk.removeprefix("KEY#"),
                 moment_of(item.agenda_at or 0),
                 account_of(item.agenda_at),
                 probe_of(item.agenda_at),
+                unknown,
             )
-            for name in _DUE.values()
-            for item in self._on_agenda(name, until)
+            for item in self._item.agenda.query(f"{_DUE[place]}#{shard}", condition, limit=limit)
         ]
-        return sorted(due, key=lambda each: each.due_at)
 
     @override
     def unsent_rows(self, before: datetime) -> list[str]:

@@ -164,6 +164,7 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "LOCKOUT_TALLY": (),
     "QUIET": (),
     "SILENCES": (),
+    "OUT_OF_TURN": (),
 }
 """For each kind the steps from number 1 to 2, from 2 to 3, and so on."""
 

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import batched
 from typing import TYPE_CHECKING, Any, override
 
@@ -419,6 +420,10 @@ def _named(message: CheckMessage | FindActorMessage) -> int:
     return 1 + len(message.others) if isinstance(message, CheckMessage) else 1
 
 
+SENDERS = 16
+"""How many batches are on their way to the queue at the same time."""
+
+
 class SqsCheckQueue(CheckQueue):
     """The queue that feeds `check_keys`."""
 
@@ -430,26 +435,39 @@ class SqsCheckQueue(CheckQueue):
 
     @cached_property
     def _sqs(self) -> "SQSClient":
-        return session().client("sqs", config=config())
+        return session().client("sqs", config=config(connections=SENDERS))
 
     @override
     def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
+        batches = list(batched(messages, self._BATCH, strict=False))
         sent = 0
         refused: ClientError | BotoCoreError | None = None
-        for batch in batched(messages, self._BATCH, strict=False):
-            entries: list[SendMessageBatchRequestEntryTypeDef] = [
-                {"Id": str(number), "MessageBody": json.dumps(to_plain(message)), "DelaySeconds": delay_seconds}
-                for number, message in enumerate(batch)
-            ]
-            # What the queue refuses stays due, and the next sweep sends it again.
-            try:
-                taken = self._sqs.send_message_batch(QueueUrl=self._url, Entries=entries).get("Successful", [])
-            except (ClientError, BotoCoreError) as error:
-                refused = error
-                if isinstance(error, BotoCoreError):  # nobody answers: waiting for each batch would take all the time
-                    break
-                continue
-            sent += sum(_named(batch[int(each["Id"])]) for each in taken)
+        # The first by itself: if nobody answers, the others' time-outs would take the time of everything else.
+        for wave in (batches[:1], *batched(batches[1:], SENDERS, strict=False)):
+            for taken in self._threads.map(partial(self._send, delay_seconds), wave):
+                if isinstance(taken, int):
+                    sent += taken
+                else:  # what the queue refuses stays due, and the next sweep sends it again
+                    refused = taken
+            if isinstance(refused, BotoCoreError):
+                break
         if refused is not None and sent == 0:
             raise _not_delivered("SQS", refused) from refused
         return sent
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=SENDERS, thread_name_prefix="send")
+
+    def _send(
+        self, delay_seconds: int, batch: Sequence[CheckMessage | FindActorMessage]
+    ) -> int | ClientError | BotoCoreError:
+        entries: list[SendMessageBatchRequestEntryTypeDef] = [
+            {"Id": str(number), "MessageBody": json.dumps(to_plain(message)), "DelaySeconds": delay_seconds}
+            for number, message in enumerate(batch)
+        ]
+        try:
+            taken = self._sqs.send_message_batch(QueueUrl=self._url, Entries=entries).get("Successful", [])
+        except (ClientError, BotoCoreError) as error:
+            return error
+        return sum(_named(batch[int(each["Id"])]) for each in taken)
