@@ -12,7 +12,6 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import botocore.session
@@ -24,6 +23,8 @@ from botocore.credentials import (
 )
 from botocore.httpsession import get_cert_path
 from botocore.loaders import Loader, create_loader
+
+from keyvigil.once import once
 
 if TYPE_CHECKING:
     import boto3
@@ -72,7 +73,7 @@ class _TenantProvider:
         return TenantCredentials(own) if own is not None else None
 
 
-@cache
+@once
 def _definitions() -> Loader:
     """AWS's services and endpoints as botocore defines them: reading them is half of what a first client costs."""
     return create_loader()
@@ -102,7 +103,7 @@ class _Session:
         return self._session.get_credentials()
 
 
-@cache
+@once
 def session() -> "boto3.Session":
     """The process's one Session, typed as boto3's: its stubs know the client of each service."""
     core = own_session()
