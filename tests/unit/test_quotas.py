@@ -287,7 +287,7 @@ class Herd:
                 )
             )
         self.check = CheckKey(self.store, self.prober, self.clock, CountingIds(), doubt=no_doubt, confirmation_probes=3)
-        self.sweep = PlanSweep(self.store, self.queue, self.clock, quota_share_percent=1)
+        self.sweep = PlanSweep(self.store, self.queue, self.queue, self.clock, quota_share_percent=1)
 
     def minute(self) -> None:
         begins = NOW + timedelta(minutes=self.minutes + 1)

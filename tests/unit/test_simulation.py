@@ -72,7 +72,7 @@ def test_the_return_of_a_region_is_no_herd(bad_hour: Hour) -> None:
 
 def test_the_same_hour_comes_out_twice() -> None:
     one, two = (simulate(replace(HOUR, minutes=25, keys=200)) for _ in range(2))
-    assert replace(one, wall_seconds=0, peak_megabytes=0) == replace(two, wall_seconds=0, peak_megabytes=0)
+    assert replace(one, cpu_seconds=0, peak_megabytes=0) == replace(two, cpu_seconds=0, peak_megabytes=0)
 
 
 def test_the_compact_table_forgets_nothing_of_a_key() -> None:
