@@ -133,6 +133,21 @@ def a_key_that_is_due_is_probed(scene: Scene) -> None:
     )
 
 
+@drill(on(SWEEP, "SlowCheckQueue", "sqs:SendMessageBatch"))
+def a_key_of_which_nothing_is_known_is_probed(scene: Scene) -> None:
+    unknown = Health(unknown_since=scene.now() - timedelta(minutes=5))
+    key = scene.watched_key(due_in=-timedelta(seconds=1), health=unknown)
+    swept = scene.sweep()
+    assert swept["keys_sent"] == swept["keys_due"]
+    wait_until(
+        "the key to be known",
+        lambda: scene.store.key(key.project_id, key.key_id),
+        lambda seen: seen is not None and seen.health.unknown_since is None,
+        within=SOON_SECONDS,
+        every=0.1,
+    )
+
+
 @drill(
     on(SWEEP, TABLE, "dynamodb:GetItem", "dynamodb:Query"),
     on(SWEEP, "execution:<stack>-cluster-lockout:*", "states:DescribeExecution"),
