@@ -66,14 +66,14 @@ def plain_client(connections: int = 10) -> Any:
     return boto3.client("kms", config=Config(max_pool_connections=connections))
 
 
-def lean_client() -> Any:
+def urllib3_client() -> Any:
     from keyvigil.adapters.aws import config, session
     from keyvigil.adapters.kms_calls import KmsCalls
-    from keyvigil.adapters.kms_transport import LeanKms
+    from keyvigil.adapters.kms_transport import Urllib3Kms
 
     client = session().client("kms", config=config(connections=THREADS))
     KmsCalls().watch(client)
-    return LeanKms(client, session().get_credentials())
+    return Urllib3Kms(client, session().get_credentials())
 
 
 def naive() -> Callable[[int], None]:
@@ -137,7 +137,7 @@ def session_per_pair() -> Callable[[int], None]:
     return run
 
 
-def keyvigil_pairs(*, lean: bool) -> Callable[[int], None]:
+def keyvigil_pairs(transport: str) -> Callable[[int], None]:
     from keyvigil.adapters.aws import acting_as
     from keyvigil.adapters.kms_prober import KmsProber
 
@@ -145,7 +145,7 @@ def keyvigil_pairs(*, lean: bool) -> Callable[[int], None]:
         def now(self) -> datetime:
             return datetime.now(UTC)
 
-    prober = KmsProber(Clock(), monitor_role_arn="arn:aws:iam::111111111111:role/keyvigil-monitor", lean=lean)
+    prober = KmsProber(Clock(), monitor_role_arn="arn:aws:iam::111111111111:role/keyvigil-monitor", transport=transport)
 
     def run(count: int) -> None:
         for number in range(count):
@@ -179,11 +179,11 @@ CASES: dict[str, Case] = {
     f"boto3, {THREADS} threads": Case(lambda: in_threads(lambda: plain_client(THREADS), THREADS), 500),
     "aiobotocore": Case(aiobotocore, 500),
     "KeyVigil, boto3, 20 threads": Case(lambda: in_threads(lambda: plain_client(20), 20), 500),
-    "KeyVigil, lean, 20 threads": Case(lambda: in_threads(lean_client, 20), 700),
-    f"KeyVigil, lean, {THREADS} threads": Case(lambda: in_threads(lean_client, THREADS), 1000),
+    "KeyVigil, urllib3, 20 threads": Case(lambda: in_threads(urllib3_client, 20), 700),
+    f"KeyVigil, urllib3, {THREADS} threads": Case(lambda: in_threads(urllib3_client, THREADS), 1000),
     "a Session for each pair": Case(session_per_pair, 100, "tenants", warm=0),
-    "KeyVigil, boto3": Case(lambda: keyvigil_pairs(lean=False), PAIRS, "tenants", warm=0),
-    "KeyVigil, lean": Case(lambda: keyvigil_pairs(lean=True), PAIRS, "tenants", warm=0),
+    "KeyVigil, boto3": Case(lambda: keyvigil_pairs("boto3"), PAIRS, "tenants", warm=0),
+    "KeyVigil, urllib3": Case(lambda: keyvigil_pairs("urllib3"), PAIRS, "tenants", warm=0),
 }
 
 

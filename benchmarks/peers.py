@@ -38,7 +38,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     return {
         "naive boto3": [*case, "naive boto3"],
         "KeyVigil, boto3, 20 threads": [*case, "KeyVigil, boto3, 20 threads"],
-        "KeyVigil, lean, 20 threads": [*case, "KeyVigil, lean, 20 threads"],
+        "KeyVigil, urllib3, 20 threads": [*case, "KeyVigil, urllib3, 20 threads"],
         "Cloud Custodian, kms-key": [
             custodian,
             "run",

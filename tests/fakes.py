@@ -19,6 +19,7 @@ from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.lock_calls import CallAnswer
+from keyvigil.domain.out_of_turn import OutOfTurn
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.quotas import next_probe
@@ -146,6 +147,8 @@ def place(entity: Entity) -> Place:  # noqa: C901, PLR0912  one line a kind
             return ("silences", entity.project_id)
         case Canary():
             return ("canary", entity.canary_id)
+        case OutOfTurn():
+            return ("out of turn", entity.account_id, entity.region)
 
 
 def place_for_events(entity: KeyPointer | EventHints | ActorSearch) -> Place:
@@ -424,6 +427,11 @@ class MemoryStore(Store):
     @override
     def brakes(self) -> list[Brake]:
         return self.all(Brake)
+
+    @override
+    def out_of_turn(self, account_id: str, region: str) -> OutOfTurn:
+        nothing = OutOfTurn(account_id=account_id, region=region)
+        return cast("OutOfTurn", self.items.get(place(nothing), nothing))
 
     @override
     def lockout_tally(self) -> LockoutTally:

@@ -14,7 +14,7 @@ from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, COUNTED_A_MINUTE
 from keyvigil.domain.alerts import OutboxRow
 from keyvigil.domain.incidents import Incident
 from keyvigil.domain.keys import CloserLook, Health, Key, KeyStatus, Trigger, next_due
-from keyvigil.domain.probe_plans import LEAN
+from keyvigil.domain.probe_plans import LEAN, LEAST_LATENESS, WHOLE_CHECK_EVERY
 from keyvigil.domain.projects import Enforcement, Project
 from keyvigil.domain.quotas import next_probe
 from keyvigil.errors import ConflictError
@@ -117,10 +117,16 @@ class FleetStore(MemoryStore):
             last_probed_at=probed,
             last_trigger=Trigger.SCHEDULE,
             due_at=moment_of(self._due[number]),
-            lean_until=moment_of(self._first + (number * 104_729) % 3_300_000) if self.plan == LEAN else None,
+            lean_until=self._whole_again(number) if self.plan == LEAN else None,
             version=1,
         )
         return key
+
+    def _whole_again(self, number: int) -> datetime:
+        """When a key's next whole check is: the keys had their last one in turn, at an interval each."""
+        every = timedelta(minutes=self.interval_minutes)
+        ago = every * (number % max(1, WHOLE_CHECK_EVERY // every) + 1)
+        return moment_of(self._due[number]) - ago + WHOLE_CHECK_EVERY - every + LEAST_LATENESS
 
     def _keep(self, key: Key) -> None:
         number = number_of(key.key_id)

@@ -4,21 +4,17 @@ The only function that may act in a customer's account. It also finds who broke 
 and the customer's role may look into CloudTrail.
 """
 
-import asyncio
 import contextlib
 import json
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
-from aws_lambda_powertools.utilities.batch import (
-    AsyncBatchProcessor,
-    EventType,
-    async_process_partial_response,
-)
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from keyvigil import wiring
@@ -28,7 +24,6 @@ from keyvigil.domain.verdicts import Outcome, Verdict
 from keyvigil.errors import (
     ConflictError,
     DamagedItemError,
-    KeysNotCheckedError,
     NewerItemError,
     NewerMessageError,
     NotFoundError,
@@ -41,10 +36,14 @@ from keyvigil.use_cases.find_actor import SearchOutcome
 
 logger = Logger(service="check_keys")
 metrics = Metrics(service="check_keys")
-processor = AsyncBatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
 
 RECORD_SECONDS = 25
 """How long one key of a batch may take: the function's time-out less the time to tell the queue about the others."""
+
+DEFERRED = (
+    "The key was not probed now: requests and events have used up their part of KeyVigil's share of the account's KMS "
+    "quotas (QuotaSharePercent). The next sweep probes it."
+)
 
 COUNTED = (
     *(f"Verdict{outcome.title()}" for outcome in Outcome),
@@ -64,12 +63,12 @@ _threads = ThreadPoolExecutor(max_workers=20, thread_name_prefix="probe")
 
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics
-def handler(event: dict[str, Any], context: LambdaContext) -> Any:
+def handler(event: dict[str, Any], _context: LambdaContext) -> Any:
     """Take a batch from the queue, or one request from the API or a workflow."""
     for name in COUNTED:
         metrics.add_metric(name=name, unit=MetricUnit.Count, value=0)
     try:
-        return _handle(event, context)
+        return _handle(event)
     finally:
         # What a record that timed out still asks for is counted by the next invocation.
         requests, throttled = wiring.kms_calls().take()
@@ -77,11 +76,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> Any:
         metrics.add_metric(name="KmsThrottles", unit=MetricUnit.Count, value=throttled)
 
 
-def _handle(event: dict[str, Any], context: LambdaContext) -> Any:
+def _handle(event: dict[str, Any]) -> Any:
     if "Records" in event:
-        return async_process_partial_response(
-            event=event, record_handler=_check_record, processor=processor, context=context
-        )
+        return _check_batch(event["Records"])
     match event.get("action"):
         case "check":
             return _check(event)
@@ -109,49 +106,77 @@ def _doubted(verdict: Verdict, registration: Registration) -> Verdict:
     return wiring.ask_canaries()(verdict, registration.key_arn.split(":")[3])
 
 
-async def _check_record(record: dict[str, Any]) -> None:
-    """Check the keys of a message at the same time. One that fails or hangs leaves the others alone.
+type _Begun = list[tuple[CheckMessage | FindActorMessage, Future[Any]]]
 
-    The message fails if one of its keys does, and goes to the dead letters: nothing of it is tried again. The keys that
-    were checked are no longer due, those that were not still are: the next sweep sends them, and only them.
+
+def _check_batch(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Check the keys of all messages at the same time, and name the messages that failed, as the queue asks for it.
+
+    One that fails or hangs leaves the others alone. A message fails if one of its keys does, and goes to the dead
+    letters: nothing of it is tried again. The keys that were checked are no longer due, those that were not still are:
+    the next sweep sends them, and only them.
+
+    Powertools' batch processor would do for this, but costs a tenth of the start (docs/decisions/0034-start-up.md).
+    Source: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
+    """
+    until = time.monotonic() + RECORD_SECONDS
+    begun: dict[str, _Begun] = {}
+    failed = []
+    for record in records:
+        try:
+            begun[record["messageId"]] = _begin(record)
+        except Exception as error:  # noqa: BLE001  whatever a message holds, the others are checked
+            # The dead letters say nothing of the reason; what the message holds is not repeated in the log.
+            reason = in_short(error) if isinstance(error, NewerMessageError) else type(error).__name__
+            logger.error("message not taken", extra={"message_id": record["messageId"], "reason": reason})  # noqa: TRY400  likewise
+            failed.append(record["messageId"])
+    # Metrics are gathered in this thread only: Powertools' collector is not made for several.
+    for message_id, works in begun.items():
+        ended = [_end(message, work, until) for message, work in works]
+        if not all(ended):
+            failed.append(message_id)
+    return {"batchItemFailures": [{"itemIdentifier": each} for each in failed]}
+
+
+def _begin(record: dict[str, Any]) -> _Begun:
+    """Hand what a message asks for to the threads.
 
     Raises:
         NewerMessageError: newer code sent it, in another shape; its keys stay due.
-        KeysNotCheckedError: not all of its keys were checked.
     """
     body = json.loads(record["body"])
     if "incident_id" in body:
-        await _find_actor_record(from_plain(body, FindActorMessage))
-        return
+        search = from_plain(body, FindActorMessage)
+        return [(search, _threads.submit(_find_actor, search))]
     message = from_plain(body, CheckMessage)
     if message.version > MESSAGE_VERSION:
         refused = f"message of version {message.version}, and this code knows up to {MESSAGE_VERSION}"
         raise NewerMessageError(refused)
-    keys = message.singly()
-    ended = await asyncio.gather(*(_check_in_thread(each) for each in keys), return_exceptions=True)
-    failed = 0
-    for each, error in zip(keys, ended, strict=True):
-        if error is not None:
-            failed += 1
-            told = {"project_id": each.project_id, "key_id": each.key_id, "reason": in_short(error)}
-            logger.error("not checked", extra=told)
-    if failed:
-        # The dead letters say nothing of the reason.
-        told_of_all = f"{failed} of the message's {len(keys)} keys were not checked, and stay due; the log names them"
-        raise KeysNotCheckedError(told_of_all)
+    return [(each, _threads.submit(_check_message, each)) for each in message.singly()]
 
 
-async def _check_in_thread(message: CheckMessage) -> None:
-    async with asyncio.timeout(RECORD_SECONDS):
-        result = await asyncio.get_running_loop().run_in_executor(_threads, _check_message, message)
-    # Metrics are gathered in the loop's thread only: Powertools' collector is not made for several.
-    if isinstance(result, CanaryResult):
+def _end(message: CheckMessage | FindActorMessage, work: Future[Any], until: float) -> bool:
+    """Wait for what was begun, no longer than until then, and tell of it; whether it came to an end."""
+    try:
+        result = work.result(timeout=max(0.0, until - time.monotonic()))
+    except Exception as error:  # noqa: BLE001  whatever it is, it fails its own message only
+        work.cancel()  # of use if no thread was free to begin it
+        told = {"project_id": message.project_id, "reason": in_short(error)}
+        if isinstance(message, CheckMessage):
+            logger.error("not checked", extra={**told, "key_id": message.key_id})  # noqa: TRY400  named by its reason
+        else:
+            logger.error("not searched", extra={**told, "incident_id": message.incident_id})  # noqa: TRY400  likewise
+        return False
+    if isinstance(message, FindActorMessage):
+        _tell_of_search(message, result)
+    elif isinstance(result, CanaryResult):
         _tell_of_canary(result)
     elif result is None:
         logger.info("key is gone", extra={"project_id": message.project_id, "key_id": message.key_id})
         metrics.add_metric(name="KeysGone", unit=MetricUnit.Count, value=1)
     else:
         _tell(result)
+    return True
 
 
 def _check_message(message: CheckMessage) -> CheckResult | CanaryResult | None:
@@ -173,10 +198,8 @@ def _check_message(message: CheckMessage) -> CheckResult | CanaryResult | None:
     return result
 
 
-async def _find_actor_record(message: FindActorMessage) -> None:
-    """Search for who brought an incident about. Not to find anybody, or not to be let look, is no error."""
-    async with asyncio.timeout(RECORD_SECONDS):
-        outcome = await asyncio.get_running_loop().run_in_executor(_threads, _find_actor, message)
+def _tell_of_search(message: FindActorMessage, outcome: SearchOutcome) -> None:
+    """Not to find anybody, or not to be let look, is no error."""
     logger.info("searched for an actor", extra={"incident_id": message.incident_id, "outcome": outcome})
     metrics.add_metric(name=f"ActorSearch{outcome.title().replace('_', '')}", unit=MetricUnit.Count, value=1)
 
@@ -201,6 +224,8 @@ def _check(event: dict[str, Any]) -> dict[str, Any]:
         metrics.add_metric(name="KeysGone", unit=MetricUnit.Count, value=1)
         return {"error": "not_found", "message": str(error)}
     _tell(result)
+    if result.deferred:
+        return {"error": "deferred", "message": DEFERRED}
     return {
         "error": None,
         "status": result.key.health.status,
@@ -219,6 +244,9 @@ def _check_restore(event: dict[str, Any]) -> Any:
 
 
 def _tell(result: CheckResult) -> None:
+    if result.deferred:
+        logger.warning(DEFERRED, extra={"project_id": result.key.project_id, "key_id": result.key.key_id})
+        return
     if not result.probed:
         metrics.add_metric(name="KeysProbedSince", unit=MetricUnit.Count, value=1)
         return

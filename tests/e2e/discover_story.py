@@ -16,12 +16,12 @@ ACCOUNT = "444444444444"
 READER = "discover-reader"
 
 
-def let_read(iam: Any, permissions: Any, *, but: str | None = None) -> None:
+def let_read(iam: Any, permissions: Any, *, but: str | None = None, role: str = READER) -> None:
     """Give the reader what `discover --permissions` asks for, and nothing else."""
     [statement] = permissions["Statement"]
     actions = [each for each in statement["Action"] if each != but]
     document = {**permissions, "Statement": [{**statement, "Action": actions}]}
-    iam.put_role_policy(RoleName=READER, PolicyName="read", PolicyDocument=json.dumps(document))
+    iam.put_role_policy(RoleName=role, PolicyName="read", PolicyDocument=json.dumps(document))
 
 
 @story

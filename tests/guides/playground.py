@@ -28,6 +28,10 @@ class Customer:
         arn = self.key.key_arn.split(":")
         return f"{arn[3]}.{arn[5].removeprefix('key/')}"
 
+    def allow(self, key_arn: str) -> None:
+        """Let the role probe one key more."""
+        self.account.allow(RegistrableKey(key_arn, self.key.role_arn))
+
 
 class Playground:
     """What `keyvigil local up` gives: an operator's account with the deployed stack, and a customer's."""
@@ -77,19 +81,28 @@ class Playground:
         reader.paste("AWS_PROFILE=customer")
         return reader
 
-    def take_in(self, project: str, *, data_keys: bool = False, **settings: str | int) -> Customer:
+    def take_in(
+        self,
+        project: str,
+        *,
+        data_keys: bool = False,
+        account: CustomerAccount | None = None,
+        monitor_role_arn: str | None = None,
+        **settings: str | int,
+    ) -> Customer:
         """Make a project, and a customer's key and role for it. The key is not registered yet.
 
         Args:
             project: its id. The role's name is what `keyvigil-customer` on a page stands for.
             data_keys: whether probes of use `cse` are allowed.
+            account: whose key it is; the one that the profile `customer` leads to if nothing is said.
+            monitor_role_arn: whom the role trusts; KeyVigil's monitor if nothing is said.
             settings: fields of `POST /projects`.
         """
         made = Project.create(self.cloud.api(self.outputs), project, **settings)
-        account = CustomerAccount(self.cloud.session(CUSTOMER_ACCOUNT), CUSTOMER_ACCOUNT)
-        role = account.role_for(
-            self.outputs["MonitorRoleArn"], made.external_id, project, role_name=f"keyvigil-customer-{project}"
-        )
+        account = account or CustomerAccount(self.cloud.session(CUSTOMER_ACCOUNT), CUSTOMER_ACCOUNT)
+        monitor = monitor_role_arn or self.outputs["MonitorRoleArn"]
+        role = account.role_for(monitor, made.external_id, project, role_name=f"keyvigil-customer-{project}")
         return Customer(made, account.create_key(role, data_keys=data_keys), account)
 
     def tell(self, reader: Reader, customer: Customer) -> None:

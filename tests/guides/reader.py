@@ -40,7 +40,8 @@ OF_THIS_RUN = {
     r"\b01M82WGN77FJRK2YSDJC8HCG7F\b": "$THE_INCIDENT",
     r"\bus-west-2\.b616ed49-9199-4b08-ae19-2ede9ded9bb9\b": "$KEY_ID",
     r"arn:aws:kms:us-west-2:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab": "$KEY_ARN",
-    # It asks whether it is meant, and here is no terminal to ask at.
+    # They ask whether it is meant, and here is no terminal to ask at.
+    r"^(\.tools/sam/bin/sam deploy .*)$": r"\1 <<< y",
     r"(?=--reason \"confirmed with Acme)": "--yes ",
 }
 

@@ -20,23 +20,18 @@ FOLLOWED = {
     OPERATOR: "test_quick_starts.py",
     CUSTOMER: "test_quick_starts.py",
     "docs/cli.md": "test_quick_starts.py",
+    "docs/import.md": "test_running_systems.py",
+    "docs/discover.md": "test_running_systems.py",
+    "docs/doctor.md": "test_running_systems.py",
+    "docs/policies.md": "test_running_systems.py",
+    "docs/onboarding.md": "test_onboarding_and_alerts.py",
+    "docs/api.md": "test_onboarding_and_alerts.py",
+    "docs/recipes/chat.md": "test_onboarding_and_alerts.py",
+    "docs/recipes/slack.md": "test_onboarding_and_alerts.py",
+    "docs/restore.md": "test_whole_stack.py",
+    "docs/own-key.md": "test_whole_stack.py",
 }
 """Pages, and the test in tests/guides that runs all commands but those below; it says itself if one was forgotten."""
-
-_NOT_YET = "not followed word by word yet;"
-ELSEWHERE = {
-    "docs/onboarding.md": f"{_NOT_YET} tests/e2e/test_onboarding.py deploys the same templates",
-    "docs/api.md": f"{_NOT_YET} tests/e2e/receiver_stories.py makes such functions and secrets with the AWS SDK",
-    "docs/recipes/chat.md": f"{_NOT_YET} tests/unit/test_api.py sends the same requests",
-    "docs/recipes/slack.md": f"{_NOT_YET} tests/infra/test_recipes.py does what the template's function would do",
-    "docs/restore.md": f"{_NOT_YET} tests/integration/test_restore_table.py, tests/infra/test_restore_guide.py",
-    "docs/import.md": f"{_NOT_YET} tests/unit/cli/test_imports.py and its neighbours run it with files of their own",
-    "docs/policies.md": f"{_NOT_YET} tests/unit/cli/test_policy.py, tests/infra/test_policies.py",
-    "docs/own-key.md": f"{_NOT_YET} tests/e2e/stack_key_story.py gives the stack a key",
-    "docs/discover.md": f"{_NOT_YET} tests/unit/cli/test_discovery.py",
-    "docs/doctor.md": f"{_NOT_YET} tests/e2e/test_doctor.py runs it on keys and roles of its own",
-}
-"""Pages whose commands no test runs as they stand, and what comes nearest."""
 
 NOT_RUN = {
     "git pull --ff-only\n": "a checkout that is tested has nothing to fetch from",

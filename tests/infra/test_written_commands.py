@@ -11,7 +11,6 @@ import typer.main
 from keyvigil_cli.main import app
 from tests.guides.written_commands import (
     CUSTOMER,
-    ELSEWHERE,
     FOLLOWED,
     GUIDE,
     MAKE,
@@ -37,8 +36,6 @@ def what_runs(block: Block) -> str | None:
         return "test_deploy_guide.py"
     if block.page in FOLLOWED:
         return FOLLOWED[block.page]
-    if block.page in ELSEWHERE:
-        return ELSEWHERE[block.page]
     lines = block.text.splitlines()
     if all(re.fullmatch(r"make [a-z-]+", line) for line in lines):
         reasons = [MAKE.get(line.removeprefix("make ")) for line in lines]
@@ -77,7 +74,7 @@ def test_every_reason_is_needed() -> None:
     assert [begin for begin in NOT_RUN if not any(block.text.startswith(begin) for block in commands)] == []
     shown = {line for block in commands for line in block.text.splitlines()}
     assert [target for target in MAKE if f"make {target}" not in shown] == []
-    assert [page for page in (*FOLLOWED, *ELSEWHERE) if not commands_of(page)] == []
+    assert [page for page in FOLLOWED if not commands_of(page)] == []
 
 
 def test_targets_that_the_guide_and_ci_are_said_to_run_are_run_by_them() -> None:

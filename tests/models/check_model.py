@@ -82,6 +82,8 @@ BREAKS: Mapping[str, tuple[Bounds, frozenset[str]]] = {
     "BREAK_STALE_ANSWER": (SMALL, frozenset({"no_older_fence_wins"})),
     "BREAK_CONFIRMATION": (SMALL, frozenset({"no_lock_without_confirmation"})),
     "BREAK_UNKNOWN": (SMALL, frozenset({"no_lock_without_confirmation"})),
+    "BREAK_BLIND": (SMALL, frozenset({"no_lock_without_confirmation"})),
+    "BREAK_WAKING": (SMALL, frozenset({"recovery_unlocks"})),
 }
 """Each deliberate break (an #ifdef of protocol.pml), the bounds that show it, and the properties that it costs."""
 

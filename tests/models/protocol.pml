@@ -87,6 +87,9 @@ short failed_answers[CLUSTERS];
 byte seen[CLUSTERS];                    /* the highest fence seen */
 bool is_locked[CLUSTERS];               /* whether the cluster is locked in fact */
 
+/* The incident whose step did not hear of its answer: who wrote that down died before it woke the step; 0 for none. */
+byte unheard[CLUSTERS];
+
 /* --- what is watched, and nothing else reads ------------------------------------------------------------------------ */
 
 byte failed_in_a_row = 0;               /* UNHEALTHY answers in a row, UNKNOWN apart, no further than PROBES */
@@ -103,7 +106,7 @@ bool unproved_lock = false;             /* a lock was asked for without that pro
 #define HELD(i, c) (holder[c] == (i) && cluster[c] != ABSENT && cluster[c] != ACTIVE && !WAITS(c))
 #define UNLOCKED_OF(i, c) (HELD(i, c) && cluster[c] != LOCKED)
 /* a step of a Map has its answer, or nothing to wait for */
-#define ENDED(a, c, i) (ASKING(a, c, i) == NOT_ASKED && \
+#define ENDED(a, c, i) (ASKING(a, c, i) == NOT_ASKED && unheard[c] != (i) && \
                         !(holder[c] == (i) && cluster[c] == ((a) == LOCK -> LOCKING : UNLOCKING)))
 #define NOT_HELD(i, c) (cluster[c] != ABSENT && !WAITS(c) && holder[c] != (i))
 #define NOT_LOCKED(c) (cluster[c] != ABSENT && !WAITS(c) && cluster[c] != LOCKED)
@@ -112,6 +115,7 @@ bool unproved_lock = false;             /* a lock was asked for without that pro
 #define HOLDS_UNLOCKED(i) UNLOCKED_OF(i, 0)
 #define HOLDS_LOCKING(i) (HELD(i, 0) && cluster[0] == LOCKING)
 #define SOME_ACTIVE (cluster[0] == ACTIVE)
+#define SOME_UNDER_WAY REQUEST_UNDER_WAY(0)
 #define SOME_NOT_HELD(i) NOT_HELD(i, 0)
 #define SOME_NOT_LOCKED NOT_LOCKED(0)
 #define ALL_ENDED(a, i) ENDED(a, 0, i)
@@ -120,6 +124,7 @@ bool unproved_lock = false;             /* a lock was asked for without that pro
 #define HOLDS_UNLOCKED(i) (UNLOCKED_OF(i, 0) || UNLOCKED_OF(i, 1))
 #define HOLDS_LOCKING(i) (HELD(i, 0) && cluster[0] == LOCKING || HELD(i, 1) && cluster[1] == LOCKING)
 #define SOME_ACTIVE (cluster[0] == ACTIVE || cluster[1] == ACTIVE)
+#define SOME_UNDER_WAY (REQUEST_UNDER_WAY(0) || REQUEST_UNDER_WAY(1))
 #define SOME_NOT_HELD(i) (NOT_HELD(i, 0) || NOT_HELD(i, 1))
 #define SOME_NOT_LOCKED (NOT_LOCKED(0) || NOT_LOCKED(1))
 #define ALL_ENDED(a, i) (ENDED(a, 0, i) && ENDED(a, 1, i))
@@ -342,11 +347,20 @@ over:
 
 /* --- functions/lock_cluster and unlock_cluster: use_cases/lock_clusters.py RequestLock ------------------------------ */
 
+/* domain/incidents.py is_seen_failing: what is not seen any more is not locked any further */
+#ifdef BREAK_BLIND
+#define SEEN true
+#else
+#define SEEN (verdict == FAILS)
+#endif
+
 /* _refusal: it reads the cluster, then key and incident, which it does not write */
 inline read_request(a, c, i) {
   if
   :: a == LOCK && cluster[c] != ABSENT && !WAITS(c) && !(cluster[c] == LOCKED && holder[c] == i) &&
-     incident[i] == IS_LOCKING && open == i && key == UNHEALTHY -> ASKING(a, c, i) = HAS_READ
+     incident[i] == IS_LOCKING && open == i && key == UNHEALTHY && SEEN ->
+     unproved_lock = unproved_lock || verdict != FAILS;
+     ASKING(a, c, i) = HAS_READ
   :: a == UNLOCK && cluster[c] != ABSENT && holder[c] == i && incident[i] == IS_UNLOCKING && key == HEALTHY ->
      ASKING(a, c, i) = HAS_READ
   :: else -> ASKING(a, c, i) = NOT_ASKED                    /* the waiting step is woken at once */
@@ -358,6 +372,7 @@ inline commit_request(a, c, i) {
   fence[c]++;
   assert(fence[c] <= MOST_FENCES);
   holder[c] = i;
+  unheard[c] = 0;                                           /* a step that is superseded ends by its own time-out */
   if
   :: a == LOCK ->
      cluster[c] = LOCKING;
@@ -443,20 +458,29 @@ inline free_orphan(c) {
   fi
 }
 
+/* RecordLockResult: the table first, then the step that waits; who dies in between has woken nobody */
+inline wake(c) {
+  if
+  :: unheard[c] = 0
+  :: mishaps > 0 -> mishaps--; unheard[c] = holder[c]
+  fi
+}
+
 inline fail_request(c) {
   if
   :: cluster[c] == LOCKING -> cluster[c] = LOCK_FAILED; written(c); free_orphan(c)
   :: cluster[c] == UNLOCKING -> cluster[c] = UNLOCK_FAILED; written(c)
-  fi
+  fi;
+  wake(c)
 }
 
 #define ANSWER(c, f) \
   :: atomic { ANSWERED(c, f) && (lock_requests[c] & BIT(f)) && \
               (cluster[c] == LOCKING || cluster[c] == LOCK_FAILED) -> \
-              cluster[c] = LOCKED; written(c); free_orphan(c) } \
+              cluster[c] = LOCKED; written(c); free_orphan(c); wake(c) } \
   :: atomic { ANSWERED(c, f) && (unlock_requests[c] & BIT(f)) && \
               (cluster[c] == UNLOCKING || cluster[c] == UNLOCK_FAILED) -> \
-              cluster[c] = ACTIVE; holder[c] = 0; wavered[open] = true; written(c) } \
+              cluster[c] = ACTIVE; wake(c); holder[c] = 0; wavered[open] = true; written(c) } \
   :: atomic { f == fence[c] && (failed_answers[c] & BIT(f)) && REQUEST_UNDER_WAY(c) -> fail_request(c) }
 
 #define MESSAGES(c, f) ARRIVES(c, f) ANSWER(c, f)
@@ -540,6 +564,9 @@ over:
 #endif
 
 #define MEND(i) \
+  /* WAKE: it waits for nothing, and did not hear of it (domain/incidents.py unheard) */ \
+  :: atomic { WAKES && (lockout[i] || recovery[i]) && (incident[i] == IS_LOCKING || incident[i] == IS_UNLOCKING) && \
+              !SOME_UNDER_WAY && SOME_UNHEARD(i) -> hear(i) } \
   /* SETTLE_LOCKOUT: its lockout ended without settling; a recovery may be waiting for that */ \
   :: atomic { MENDS_LOCKING(i) && incident[i] == IS_LOCKING && !HOLDS_LOCKING(i) -> settle_lockout(i) } \
   /* START_RECOVERY: its clusters should be unlocked and are not */ \
@@ -556,6 +583,11 @@ over:
               (incident[i] == CONFIRMING || incident[i] == PARTLY_LOCKED && HOLDS_UNLOCKED(i) || LEFT_OUT(i)) -> \
               lockout[i] = true }
 
+#ifdef BREAK_WAKING
+#define WAKES false
+#else
+#define WAKES true
+#endif
 #ifdef BREAK_MENDING_LOCKING
 #define MENDS_LOCKING(i) NOBODY_AT_WORK(i)
 #else
@@ -571,6 +603,19 @@ over:
 #else
 #define MENDS_RECOVERY true
 #endif
+
+#if CLUSTERS == 1
+#define SOME_UNHEARD(i) (unheard[0] == (i))
+#else
+#define SOME_UNHEARD(i) (unheard[0] == (i) || unheard[1] == (i))
+#endif
+
+inline hear(i) {
+  if :: unheard[0] == i -> unheard[0] = 0 :: else fi;
+#if CLUSTERS > 1
+  if :: unheard[1] == i -> unheard[1] = 0 :: else fi
+#endif
+}
 
 active proctype Reconcile() {
   byte c, n;
@@ -595,7 +640,11 @@ end:
   :: atomic { registrations > 0 && cluster[c] == ABSENT -> \
               registrations--; cluster[c] = FIRST_STATUS; written(c) }                                   /* register */ \
   :: atomic { registrations > 0 && (cluster[c] == ACTIVE || WAITS(c)) -> \
-              registrations--; cluster[c] = ABSENT; holder[c] = 0; written(c) }                           /* delete */
+              registrations--; cluster[c] = ABSENT; holder[c] = 0; written(c) }                           /* delete */ \
+  /* update with another `lock`: what the receiver before may still answer is no word of the one now */ \
+  :: atomic { registrations > 0 && fence[c] > 0 && (cluster[c] == ACTIVE || WAITS(c) || \
+              cluster[c] == LOCK_FAILED || cluster[c] == UNLOCK_FAILED) -> \
+              registrations--; fence[c]++; assert(fence[c] <= MOST_FENCES); written(c) }
 
 active proctype Registry() {
   byte n;

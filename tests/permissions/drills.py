@@ -7,6 +7,7 @@ import pytest
 from keyvigil.domain.alerts import AlertType, WorkflowStart, lock_request, make_alert
 from keyvigil.domain.clusters import ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import IncidentStatus, WorkflowKind
+from keyvigil.domain.keys import Health
 from keyvigil.domain.verdicts import Cause
 from keyvigil_cli.api_client import ApiProblemError, JsonObject
 from keyvigil_cli.local_cloud import OPERATOR_ACCOUNT, REGION, STACK_NAME

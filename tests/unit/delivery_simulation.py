@@ -24,7 +24,7 @@ from keyvigil.use_cases.lock_clusters import FailOverdueLock
 from keyvigil.use_cases.outbox_aside import OutboxAside
 from keyvigil.use_cases.reconcile import Reconcile
 from keyvigil.use_cases.record_lock_result import RecordLockResult
-from keyvigil.use_cases.relay_outbox import RelayOutbox, RelayResult
+from keyvigil.use_cases.relay_outbox import RelayResult
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.unlock_clusters import SettleRecovery
 from tests.examples import NOW, key, project, verdict
@@ -32,16 +32,15 @@ from tests.fakes import (
     CountingIds,
     FakeClock,
     FakeNotifier,
-    FakeReceiverCalls,
     FakeWorkflow,
     MemoryStore,
     ScriptedProber,
     no_doubt,
 )
+from tests.unit.relaying import relay_of
 
 PROJECTS = ("acme-prod", "beta-prod", "corp-prod")
 KEYS = 14
-OPERATOR_TOPIC = "arn:aws:sns:us-west-2:111111111111:keyvigil-operator"
 STREAM_BATCH = 25
 
 
@@ -168,14 +167,7 @@ class Deliveries(OutboxRelay):
         ids, workflow = CountingIds(), FakeWorkflow()
         self.prober = ScriptedProber()
         self.check = CheckKey(self.store, self.prober, self.clock, ids, doubt=no_doubt, confirmation_probes=3)
-        self.relay = RelayOutbox(
-            self.store,
-            self.notifier,
-            workflow,
-            self.clock,
-            operator_topic_arn=OPERATOR_TOPIC,
-            receiver_calls=FakeReceiverCalls(),
-        )
+        self.relay = relay_of(self.store, self.notifier, self.clock, workflow=workflow)
         settle = SettleLockout(self.store, self.clock, ids)
         record = RecordLockResult(self.store, workflow, settle, self.clock, ids)
         self.reconcile = Reconcile(

@@ -66,7 +66,6 @@ from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
 from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
 from keyvigil.use_cases.registry import Clusters, NewCluster, Projects
-from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 from tests import examples
@@ -80,6 +79,7 @@ from tests.fakes import (
     MemoryStore,
     Place,
 )
+from tests.unit.relaying import relay_of
 from tests.unit.simulated_receivers import CALLED, SimulatedReceivers, settings
 
 PROJECT = "acme-prod"
@@ -387,14 +387,8 @@ class Simulation(Prober, OutboxRelay):
             store, self.receivers.by_kind, self.record, clock, ids, self.receivers, bounds
         )
         self.follow = FollowReceivers(store, self.receivers, clock)
-        self.relay = RelayOutbox(
-            store,
-            self.notifier,
-            self.executions,
-            clock,
-            operator_topic_arn="arn:operator",
-            receiver_calls=self.receivers,
-            findings=self.findings,
+        self.relay = relay_of(
+            store, self.notifier, clock, workflow=self.executions, calls=self.receivers, findings=self.findings
         )
         self.reconcile = Reconcile(
             store,

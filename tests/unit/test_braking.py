@@ -253,6 +253,19 @@ def test_three_customers_denied_at_once_engage_the_brake_and_the_operator_is_tol
     assert (brake.region, brake.cause, brake.engaged_by) == (OREGON, Cause.ACCESS_DENIED, KEYVIGIL)
 
 
+def test_the_operator_is_told_although_every_customer_has_a_grace_and_the_brake_would_have_nothing_to_hold_yet(
+    fleet: Fleet,
+) -> None:
+    """When an hour's grace is over, keys that broke within 15 minutes do not count as breaking at once any more."""
+    for account in range(ACCOUNTS):
+        fleet.store.put(project(project_id=f"customer-{account}", grace_minutes=60))
+    theirs = [number for number in range(20) if number % ACCOUNTS < 3]
+    fleet.breaks(theirs, Cause.ACCESS_DENIED)
+    assert fleet.lockouts(theirs) == {"grace": len(theirs)}
+    assert [brake.engaged_by for brake in fleet.braking.engaged()] == [KEYVIGIL]
+    assert len(fleet.told(AlertType.BRAKE_ENGAGED)) == 1
+
+
 def test_everything_failing_at_once_is_held_in_each_region(fleet: Fleet) -> None:
     everything = list(range(KEYS))
     fleet.breaks(everything, Cause.KEY_NOT_FOUND)

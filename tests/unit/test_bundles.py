@@ -21,17 +21,15 @@ from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import ConflictError
 from keyvigil.ports import Put, Write
 from keyvigil.use_cases.quiet import TellAgain
-from keyvigil.use_cases.relay_outbox import RelayOutbox
 from tests.examples import NOW, cluster, incident, key, project, verdict
 from tests.fakes import (
     CountingIds,
     FakeClock,
     FakeNotifier,
-    FakeReceiverCalls,
-    FakeWorkflow,
     MemoryStore,
     changed,
 )
+from tests.unit.relaying import relay_of
 
 SUSPECT, UNHEALTHY, RECOVERED = AlertType.KEY_SUSPECT, AlertType.KEY_UNHEALTHY, AlertType.KEY_RECOVERED
 FIRING, RESOLVED = AlertStatus.FIRING, AlertStatus.RESOLVED
@@ -42,14 +40,7 @@ class Project:
 
     def __init__(self, keys: int, store: MemoryStore | None = None) -> None:
         self.store, self.clock, self.notifier = store or MemoryStore(), FakeClock(NOW), FakeNotifier()
-        self.relay = RelayOutbox(
-            self.store,
-            self.notifier,
-            FakeWorkflow(),
-            self.clock,
-            operator_topic_arn="arn:operator",
-            receiver_calls=FakeReceiverCalls(),
-        )
+        self.relay = relay_of(self.store, self.notifier, self.clock)
         self.again = TellAgain(self.store, self.clock, CountingIds())
         self.rounds: Counter[int] = Counter()
         self.alerts = 0

@@ -22,11 +22,11 @@ from keyvigil.domain.lock_calls import ATTEMPTS, CALL_SECONDS, CallAnswer, CallO
 from keyvigil.domain.lock_settings import LockBounds
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import DeliveryError
+from keyvigil.use_cases import follow_receivers
 from keyvigil.use_cases.call_receiver import CallReceiver
 from keyvigil.use_cases.follow_receivers import FollowReceivers
 from keyvigil.use_cases.lock_clusters import RequestLock
 from keyvigil.use_cases.record_lock_result import LockAnswer, RecordLockResult
-from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from tests.examples import KEY_ID, NOW, cluster, incident, key, project, verdict
 from tests.fakes import (
@@ -40,6 +40,7 @@ from tests.fakes import (
     ScriptedReceiver,
     changed,
 )
+from tests.unit.relaying import relay_of
 
 INCIDENT = "01JINCIDENT"
 OWN = "111111111111"
@@ -78,14 +79,7 @@ class World:
         self.request = RequestLock(self.store, self.workflow, self.record, self.clock, ids)
         receivers = {(via, preset): self.receiver for via in LockVia for preset in Preset}
         self.call = CallReceiver(self.store, receivers, self.record, self.clock, ids, self.pauses, BOUNDS)
-        self.relay = RelayOutbox(
-            self.store,
-            self.notifier,
-            self.workflow,
-            self.clock,
-            operator_topic_arn="arn:operator",
-            receiver_calls=self.calls,
-        )
+        self.relay = relay_of(self.store, self.notifier, self.clock, workflow=self.workflow, calls=self.calls)
         self.follow = FollowReceivers(self.store, self.calls, self.clock)
 
     @property
@@ -483,6 +477,24 @@ def test_one_request_that_cannot_be_asked_after_does_not_keep_the_others_from_it
     world.calls.unreachable = True
     report = world.follow()
     assert (report.asked, [subject for subject, _ in report.errors]) == (0, ["acme-prod/vectors"])
+
+
+def test_a_sweep_asks_after_a_bounded_number_of_requests_and_the_next_ones_after_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thousands of clusters are unlocked at once when a Region is back, and the sweep has more to do than that."""
+    monkeypatch.setattr(follow_receivers, "REQUESTS_A_SWEEP", 4)
+    world = World(lock=RUNBOOK)
+    for number in range(10):
+        asked = changed(world.cluster, cluster_id=f"c{number}", version=0)
+        asked = request(asked, LockAction.LOCK, incident_id=INCIDENT, task_token="t", now=NOW)
+        world.store.put(changed(asked, receipt=f"execution-{number}"))
+    counts = []
+    for _ in range(3):
+        counts.append(world.follow().asked)
+        world.clock.advance(60)
+    assert max(counts) <= 4
+    assert len({cluster_id for _, cluster_id, _ in world.calls.asked}) == 10
 
 
 def test_a_receipt_that_comes_after_the_answer_is_forgotten() -> None:

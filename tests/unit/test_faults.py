@@ -11,6 +11,7 @@ import pytest
 
 from keyvigil.adapters import aws, kms_prober
 from keyvigil.adapters.kms_prober import KmsProber
+from keyvigil.adapters.kms_transport import BOTO3, TRANSPORTS, URLLIB3
 from keyvigil.domain.keys import Key, KeyUse
 from keyvigil.domain.probe_plans import LEAN
 from keyvigil.domain.verdicts import OUTCOME_OF_CAUSE, Cause, Outcome, Verdict
@@ -39,9 +40,9 @@ HEALTHY = None
 
 
 class Probe(Protocol):
-    """Probe a key while a fault lasts, by a boto3 client or by the lean transport."""
+    """Probe a key while a fault lasts, by either transport."""
 
-    def __call__(self, fault: "Fault", *, lean: bool = False, plan: str = "full") -> Verdict: ...
+    def __call__(self, fault: "Fault", *, transport: str = BOTO3, plan: str = "full") -> Verdict: ...
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Probe:
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
 
-    def probe(fault: Fault, *, lean: bool = False, plan: str = "full") -> Verdict:
+    def probe(fault: Fault, *, transport: str = BOTO3, plan: str = "full") -> Verdict:
         operation = fault.at.partition(" ")[2]
         server = FaultServer({operation: fault.answer} if fault.answer is not None else {})
         with server.running(), monkeypatch.context() as patch:
@@ -156,7 +157,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Probe:
             aws.session.cache_clear()
             try:
                 return (
-                    KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN, lean=lean)
+                    KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN, transport=transport)
                     .probe(changed(fault.probed, use=fault.use), lean=plan == LEAN)
                     .verdict
                 )
@@ -167,18 +168,18 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Probe:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda each: f"{each.at}: {each.fault}")
-def test_the_lean_transport_comes_to_the_same_verdict(probed: Probe, fault: Fault) -> None:
-    verdict = probed(fault, lean=True)
+def test_the_other_transport_comes_to_the_same_verdict(probed: Probe, fault: Fault) -> None:
+    verdict = probed(fault, transport=URLLIB3)
 
     assert verdict.cause == fault.cause
     assert verdict.operation in {None, fault.at.partition(" ")[2], "Decrypt"}
 
 
-@pytest.mark.parametrize("lean", [False, True], ids=["boto3", "lean"])
-def test_a_list_is_no_answer_about_the_key_either(probed: Probe, *, lean: bool) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_list_is_no_answer_about_the_key_either(probed: Probe, transport: str) -> None:
     a_list = Fault("a list", "KMS DescribeKey", Cause.UNCLASSIFIED, page(200, "[1]"))
 
-    assert probed(a_list, lean=lean).cause is Cause.UNCLASSIFIED
+    assert probed(a_list, transport=transport).cause is Cause.UNCLASSIFIED
 
 
 def shown(outcome: Outcome, cause: Cause | None) -> str:

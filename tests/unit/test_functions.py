@@ -46,6 +46,7 @@ from keyvigil.errors import (
     NotFoundError,
     UnreadableItemsError,
 )
+from keyvigil.once import once
 from keyvigil.ports import (
     CheckMessage,
     FindActorMessage,
@@ -99,7 +100,6 @@ from tests.fakes import (
     FakeHistory,
     FakeNotifier,
     FakeQueue,
-    FakeReceiverCalls,
     FakeTopics,
     FakeWorkflow,
     MemoryStore,
@@ -108,6 +108,7 @@ from tests.fakes import (
     no_doubt,
 )
 from tests.infra.source_template import SourceTemplate
+from tests.unit.relaying import relay_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # Powertools warns about an invocation in which nothing was done that could be counted.
@@ -262,7 +263,7 @@ def test_the_template_tells_each_function_every_setting_that_its_wiring_asks_for
     monkeypatch.setenv("AWS_REGION", "us-west-2")
     for variable, value in environment_in_template(name).items():
         monkeypatch.setenv(variable, value)
-    cached = [value for value in vars(wiring).values() if hasattr(value, "cache_clear")]
+    cached = [value for value in vars(wiring).values() if isinstance(value, once)]
 
     assert wired_by(name)
     try:
@@ -278,13 +279,14 @@ def test_what_signs_webhooks_is_loaded_by_call_receiver_alone() -> None:
         """
         import json, os, sys
         from keyvigil import wiring
+        from keyvigil.once import once
 
         for name, (variables, wired) in json.loads(sys.argv[1]).items():
             os.environ.update(variables)
             for each in wired:
                 getattr(wiring, each)()
             for value in vars(wiring).values():
-                if hasattr(value, "cache_clear"):
+                if isinstance(value, once):
                     value.cache_clear()
             if "standardwebhooks" in sys.modules:
                 print(name)
@@ -472,6 +474,25 @@ def test_a_batch_is_counted_by_verdict_and_a_key_probed_since_is_not_counted_as_
     counted = metrics_in(capsys.readouterr().out)
     assert (counted["VerdictHealthy"], counted["VerdictUnhealthy"], counted["KeysProbedSince"]) == (1, 1, 1)
     assert counted["ProbeLatency"] == 82
+
+
+def test_what_has_no_room_in_the_share_is_told_the_caller_and_the_log_and_counted_as_no_probe(
+    use: Use, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, clock, prober = MemoryStore(), FakeClock(), ScriptedProber()
+    store.put(project(), key(due_at=NOW + timedelta(minutes=5)))
+    checks = CheckKey(
+        store, prober, clock, CountingIds(), doubt=no_doubt, confirmation_probes=3, turn=lambda _key: None
+    )
+    use(check_key=checks)
+    request = {"action": "check", "project_id": "acme-prod", "key_id": KEY_ID, "trigger": "request"}
+
+    answer = load("check_keys").handler(request, Context())
+
+    assert answer["error"] == "deferred"
+    assert "QuotaSharePercent" in answer["message"]
+    counted = metrics_in(capsys.readouterr().out)
+    assert (counted["KeysProbedSince"], counted["VerdictHealthy"], prober.probes) == (0, 0, 0)
 
 
 def canary_message(canary_id: str) -> dict[str, Any]:
@@ -1130,14 +1151,7 @@ def test_a_fault_in_reconciling_delays_no_probe_and_fails_the_sweep(use: Use, st
 
 
 def relay(store: MemoryStore, workflow: FakeWorkflow) -> RelayOutbox:
-    return RelayOutbox(
-        store,
-        FakeNotifier(),
-        workflow,
-        FakeClock(),
-        operator_topic_arn="arn:operator",
-        receiver_calls=FakeReceiverCalls(),
-    )
+    return relay_of(store, FakeNotifier(), FakeClock(), workflow=workflow)
 
 
 def start(row_id: str) -> OutboxRow:
@@ -1290,6 +1304,20 @@ def test_a_task_token_is_not_written_to_the_log(use: Use, caplog: pytest.LogCapt
     [line] = logged(caplog)
     assert (line["message"], line["cluster_id"], line["outcome"]) == ("asked", "vectors-prod", "requested")
     assert "a-secret-token" not in str(line)
+
+
+def test_what_a_person_wrote_about_an_incident_is_not_written_to_the_log(
+    use: Use, caplog: pytest.LogCaptureFixture
+) -> None:
+    reason = "arn:aws:iam::222222222222:user/Alice holds it: the auditors are here"
+    held = LockoutDecision(verb=LockoutVerb.HOLD, reason=reason, held_for=HeldFor.OPERATOR)
+    use(decide_lockout=Recorder(LockoutPlan(decision=held)))
+
+    load("decide_lockout").handler(INCIDENT, Context())
+
+    [line] = logged(caplog)
+    assert (line["verb"], line["held_for"]) == ("HOLD", "operator")
+    assert "Alice" not in str(line)
 
 
 def test_the_decision_about_a_lockout_is_given_to_the_workflow(use: Use) -> None:

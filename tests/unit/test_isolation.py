@@ -18,18 +18,16 @@ from keyvigil.domain.keys import Key
 from keyvigil.domain.projects import Approval, Enforcement, Project, Protocol, Subscription
 from keyvigil.errors import AlreadyExistsError, DeliveryError, NotFoundError
 from keyvigil.use_cases.registry import NewProject, Projects, Subscriptions
-from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.telling import Telling
 from tests.examples import incident, key, verdict
 from tests.fakes import (
     CountingIds,
     FakeClock,
     FakeNotifier,
-    FakeReceiverCalls,
     FakeTopics,
-    FakeWorkflow,
     MemoryStore,
 )
+from tests.unit.relaying import relay_of
 
 PROJECT_IDS = ("acme", "bolt")
 
@@ -104,14 +102,7 @@ class World:
         self.projects = Projects(self.store, self.sns, self.clock, ids)
         self.subscriptions = Subscriptions(self.store, self.sns, self.clock, ids)
         self.notifier = Notifier(self.sns)
-        self.relay = RelayOutbox(
-            self.store,
-            self.notifier,
-            FakeWorkflow(),
-            self.clock,
-            operator_topic_arn="arn:aws:sns:us-west-2:111111111111:operator",
-            receiver_calls=FakeReceiverCalls(),
-        )
+        self.relay = relay_of(self.store, self.notifier, self.clock)
         self.telling = Telling(self.clock, ids)
         self._tenants = 0
         self.keys: dict[str, Key] = {}

@@ -21,7 +21,7 @@ from keyvigil.adapters import aws, kms_prober
 from keyvigil.adapters.aws import acting_as
 from keyvigil.adapters.kms_calls import KmsCalls
 from keyvigil.adapters.kms_prober import PLAINTEXT, KmsProber
-from keyvigil.adapters.kms_transport import LeanKms
+from keyvigil.adapters.kms_transport import BOTO3, TRANSPORTS, URLLIB3, Urllib3Kms
 from tests.examples import KEY_ARN, MONITOR_ROLE_ARN
 from tests.fakes import FakeClock
 from tests.unit.fault_server import (
@@ -41,8 +41,6 @@ from tests.unit.fault_server import (
 )
 
 READ_TIMEOUT_SECONDS = 0.3
-BOTO3, LEAN = "boto3", "lean"
-TRANSPORTS = (BOTO3, LEAN)
 SECRET = "tenant-secret/+"
 TENANT = ReadOnlyCredentials("ASIATENANT0000000001", SECRET, "tenant-token==")
 CONTEXT = {"keyvigil:made-for": "größe", "b": "2", "a": "1"}
@@ -71,7 +69,7 @@ def own_credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def opened(*, transport: str, calls: KmsCalls | None = None, region: str = "us-west-2") -> Any:
     aws.session.cache_clear()
-    return KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN, calls=calls, lean=transport == LEAN)._kms(region)
+    return KmsProber(FakeClock(), monitor_role_arn=MONITOR_ROLE_ARN, calls=calls, transport=transport)._kms(region)
 
 
 def ask(kms: Any, operation: str) -> Any:
@@ -320,12 +318,12 @@ ANSWERS: dict[str, Answer] = {
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 def test_both_make_the_same_of_an_answer(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
-    boto3, lean = (
+    boto3, urllib3 = (
         came(_again(answer), transport=transport, operation="DescribeKey", monkeypatch=monkeypatch)
         for transport in TRANSPORTS
     )
 
-    assert lean == boto3
+    assert urllib3 == boto3
 
 
 def _again(answer: Answer) -> Answer:
@@ -449,5 +447,5 @@ def test_the_endpoint_and_the_regions_name_in_the_signature(
 
 
 def test_the_switch_decides_who_asks() -> None:
-    assert isinstance(opened(transport=LEAN), LeanKms)
-    assert not isinstance(opened(transport=BOTO3), LeanKms)
+    assert isinstance(opened(transport=URLLIB3), Urllib3Kms)
+    assert not isinstance(opened(transport=BOTO3), Urllib3Kms)

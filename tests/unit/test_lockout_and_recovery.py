@@ -260,6 +260,23 @@ def test_a_lock_is_not_asked_for_when_the_key_came_back_in_between(world: World,
     assert world.workflow.completed == [("token", "outage_over")]
 
 
+@pytest.mark.parametrize("cause", [Cause.OWN_CREDENTIALS, Cause.TIMEOUT, None])
+def test_a_lock_is_not_asked_for_when_nothing_is_known_of_the_key_any_more(world: World, cause: Cause | None) -> None:
+    """The lockout was decided when the key was seen to fail; its last clusters come hours later."""
+    world.decide(*IDS)
+    assert world.ask(LockAction.LOCK, "analytics", "token-a") == "requested"
+    last = Cause.KEY_DISABLED if cause is None else cause
+    world.clock.advance(1800)
+    probed = NOW if cause is None else world.clock.now()
+    blind = key(health=BROKEN, verdict=verdict(last, probed), last_probed_at=probed, open_incident_id=INCIDENT)
+    world.store.put(blind)
+    assert world.ask(LockAction.LOCK) == "outage_not_seen"
+    assert world.cluster().status is ClusterStatus.ACTIVE
+    settlement = world.settle(*IDS)
+    assert (settlement.status, settlement.failed) == (IncidentStatus.PARTLY_LOCKED, ("vectors",))
+    assert world.cluster().detail == "the lock could not be asked for"
+
+
 def test_a_cluster_that_waits_for_its_key_is_not_locked(world: World) -> None:
     world.store.put(cluster(cluster_id="new", status=ClusterStatus.PENDING_KEY))
     assert "new" not in world.decide(*IDS).cluster_ids

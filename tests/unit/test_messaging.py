@@ -1189,6 +1189,13 @@ def test_a_key_that_check_keys_does_not_find_is_not_found(aws: Stubs, checker: I
         checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
 
 
+def test_a_check_that_was_put_off_is_no_answer(aws: Stubs, checker: InvokedKeyChecker) -> None:
+    check_keys_answers(aws, CHECK, {"error": "deferred", "message": "the next sweep probes it"})
+
+    with pytest.raises(CheckerUnavailableError, match="the next sweep probes it"):
+        checker.check("acme-prod", KEY_ID, Trigger.REQUEST)
+
+
 def test_a_registration_is_probed_by_check_keys_and_its_answer_read(aws: Stubs, checker: InvokedKeyChecker) -> None:
     registration = Registration(
         project_id="acme-prod",

@@ -21,7 +21,6 @@ from keyvigil.use_cases.outbox_aside import OutboxAside
 from keyvigil.use_cases.plan_sweep import PlanSweep
 from keyvigil.use_cases.reconcile import Reconcile
 from keyvigil.use_cases.record_lock_result import RecordLockResult
-from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import SettleLockout
 from keyvigil.use_cases.unlock_clusters import SettleRecovery
 from tests.examples import KEY_ID, NOW, cluster, incident, key, project, verdict
@@ -36,9 +35,9 @@ from tests.fakes import (
     MemoryStore,
     changed,
 )
+from tests.unit.relaying import OPERATOR_TOPIC, relay_of
 
 INCIDENT = "01JINCIDENT"
-OPERATOR_TOPIC = "arn:aws:sns:us-west-2:111111111111:keyvigil-operator"
 
 
 class World:
@@ -50,14 +49,7 @@ class World:
         ids = CountingIds()
         self.store.put(project())
         self.calls = FakeReceiverCalls()
-        self.relay = RelayOutbox(
-            self.store,
-            self.notifier,
-            self.workflow,
-            self.clock,
-            operator_topic_arn=OPERATOR_TOPIC,
-            receiver_calls=self.calls,
-        )
+        self.relay = relay_of(self.store, self.notifier, self.clock, workflow=self.workflow, calls=self.calls)
         record = RecordLockResult(
             self.store, self.workflow, SettleLockout(self.store, self.clock, ids), self.clock, ids
         )
@@ -528,14 +520,7 @@ class Damaged(MemoryStore):
 def test_a_damaged_row_is_set_aside_shown_and_sent_again_when_it_is_put_right(world: World) -> None:
     store = Damaged("poison")
     store.put(project(), alert_row("poison"), alert_row("fine"))
-    relay = RelayOutbox(
-        store,
-        world.notifier,
-        world.workflow,
-        world.clock,
-        operator_topic_arn=OPERATOR_TOPIC,
-        receiver_calls=world.calls,
-    )
+    relay = relay_of(store, world.notifier, world.clock, workflow=world.workflow, calls=world.calls)
     result = relay(["poison", "fine"])
     assert (result.sent, result.failures) == (1, ())
     assert [row_id for row_id, _ in result.set_aside] == ["poison"]

@@ -30,17 +30,15 @@ from keyvigil.domain.silences import Silence, Silences, mutes
 from keyvigil.domain.verdicts import Cause, Remediation
 from keyvigil.errors import DamagedItemError
 from keyvigil.use_cases.quiet import JudgeAlert, TellAgain
-from keyvigil.use_cases.relay_outbox import RelayOutbox
 from tests.examples import KEY_ID, NOW, cluster, incident, key, project, verdict
 from tests.fakes import (
     CountingIds,
     FakeClock,
     FakeNotifier,
-    FakeReceiverCalls,
-    FakeWorkflow,
     MemoryStore,
     changed,
 )
+from tests.unit.relaying import OPERATOR_TOPIC, relay_of
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 CAUSE = AlertCause(code="ROTATION_OFF", operation=None, aws_error_code=None, message="Rotation is off.")
@@ -432,14 +430,7 @@ class World:
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.store, self.clock, self.notifier = store or MemoryStore(), FakeClock(NOW), FakeNotifier()
         self.ids = CountingIds()
-        self.relay = RelayOutbox(
-            self.store,
-            self.notifier,
-            FakeWorkflow(),
-            self.clock,
-            operator_topic_arn="arn:operator",
-            receiver_calls=FakeReceiverCalls(),
-        )
+        self.relay = relay_of(self.store, self.notifier, self.clock)
         self.again = TellAgain(self.store, self.clock, self.ids)
         self.store.put(project(), key(open_incident_id="01JINCIDENT"), incident(status=IncidentStatus.OBSERVED))
 
@@ -530,7 +521,7 @@ def test_a_tenants_silence_mutes_nothing_that_goes_to_the_operator() -> None:
     stale = of_danger(AlertType.KEY_STALE, FIRING, 1, NOW, severity=Severity.CRITICAL)
     world.relay([world.write(stale, for_operator=True)])
     world.sweep_for(2 * HOUR)
-    assert [topic for topic, _ in world.notifier.published] == ["arn:operator", "arn:operator"]
+    assert [topic for topic, _ in world.notifier.published] == [OPERATOR_TOPIC, OPERATOR_TOPIC]
 
 
 def test_what_the_operator_is_told_about_the_fleet_is_told_again_too() -> None:

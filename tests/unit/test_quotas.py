@@ -2,10 +2,12 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
+from functools import partial
+from heapq import heappop, heappush
 from typing import Any, override
 
 import pytest
@@ -268,10 +270,13 @@ class Herd:
         own_traffic: bool = False,
         plan: str = "full",
         region: str = "us-west-2",
+        percent: int = 1,
     ) -> None:
         self.clock, self.store, self.queue = FakeClock(NOW), MemoryStore(), Delays()
+        self.agenda: list[tuple[datetime, int, Callable[[], object]]] = []
+        self.counted = 0
         self.random = random.Random(seed)  # noqa: S311  a simulation
-        self.kms = QuotaKms(region, percent=1)
+        self.kms = QuotaKms(region, percent)
         self.prober = QuotaProber(self.clock, self.kms, self.random if own_traffic else None)
         self.store.put(project(check_interval_minutes=1, probe_plan=plan))
         for number in range(keys):
@@ -287,22 +292,30 @@ class Herd:
                 )
             )
         self.check = CheckKey(self.store, self.prober, self.clock, CountingIds(), doubt=no_doubt, confirmation_probes=3)
-        self.sweep = PlanSweep(self.store, self.queue, self.queue, self.clock, quota_share_percent=1)
+        self.sweep = PlanSweep(self.store, self.queue, self.queue, self.clock, quota_share_percent=percent)
 
     def minute(self) -> None:
         begins = NOW + timedelta(minutes=self.minutes + 1)
         self.minutes += 1
         self.clock.advance((begins - self.clock.now()).total_seconds())
         self.sweep()
-        # Queue and function take up to a fifth of a second.
-        arriving = sorted(
-            ((at + self.random.random() / 5, each) for at, each in self.queue.waiting), key=lambda it: it[0]
-        )
+        for delay, each in self.queue.waiting:
+            # Queue and function take up to a fifth of a second.
+            probe = partial(self.check, each.project_id, each.key_id, Trigger.SCHEDULE, due_at=each.due_at)
+            self.later(delay + self.random.random() / 5, probe)
         self.queue.waiting.clear()
-        for at, message in arriving:
-            ahead = begins + timedelta(seconds=at) - self.clock.now()
-            self.clock.advance(max(0.0, ahead.total_seconds()))
-            self.check(message.project_id, message.key_id, Trigger.SCHEDULE, due_at=message.due_at)
+        self.asks()
+        while self.agenda and self.agenda[0][0] < begins + timedelta(minutes=1):
+            at, _, act = heappop(self.agenda)
+            self.clock.advance(max(0.0, (at - self.clock.now()).total_seconds()))
+            act()
+
+    def later(self, seconds: float, act: Callable[[], object]) -> None:
+        self.counted += 1
+        heappush(self.agenda, (self.clock.now() + timedelta(seconds=seconds), self.counted, act))
+
+    def asks(self) -> None:
+        """What is asked for beside the sweep in this minute."""
 
     minutes = 0
 

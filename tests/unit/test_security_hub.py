@@ -17,21 +17,20 @@ from keyvigil.domain.alerts import Alert, AlertType, OutboxRow, Severity, Target
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.findings import Finding, finding_of, newest
 from keyvigil.domain.incidents import AffectedCluster, Incident, IncidentStatus
-from keyvigil.domain.silences import Silence, Silences
+from keyvigil.domain.silences import Silences
 from keyvigil.domain.verdicts import Cause
 from keyvigil.errors import DeliveryError
 from keyvigil.settings import Settings
-from keyvigil.use_cases.relay_outbox import RelayOutbox
 from tests.examples import CUSTOMER, KEY_ARN, KEY_ID, KMS_KEY, NOW, incident, key, project, verdict
 from tests.fakes import (
     FakeClock,
     FakeFindings,
     FakeNotifier,
-    FakeReceiverCalls,
-    FakeWorkflow,
     MemoryStore,
     changed,
 )
+from tests.unit.relaying import relay_of
+from tests.unit.test_quiet import silence
 
 PRODUCT = "arn:aws:securityhub:us-west-2:111111111111:product/111111111111/default"
 FINDING_ID = f"acme-prod/{KEY_ID}/01JINCIDENT"
@@ -254,15 +253,7 @@ class World:
     def __init__(self, *, wanted: bool = True, store: MemoryStore | None = None) -> None:
         self.store, self.notifier, self.hub = store or MemoryStore(), FakeNotifier(), FakeFindings()
         self.store.put(project(), incident())
-        self.relay = RelayOutbox(
-            self.store,
-            self.notifier,
-            FakeWorkflow(),
-            FakeClock(NOW),
-            operator_topic_arn="arn:aws:sns:us-west-2:111111111111:operator",
-            receiver_calls=FakeReceiverCalls(),
-            findings=self.hub if wanted else None,
-        )
+        self.relay = relay_of(self.store, self.notifier, FakeClock(NOW), findings=self.hub if wanted else None)
 
     def writes(self, *told: Alert) -> list[str]:
         rows = [OutboxRow(row_id=each.alert_id, project_id="acme-prod", created_at=NOW, alert=each) for each in told]
@@ -270,16 +261,7 @@ class World:
         return [row.row_id for row in rows]
 
     def silence(self) -> None:
-        mute = Silence(
-            project_id="acme-prod",
-            silence_id="01JSILENCE",
-            types=("key.unhealthy",),
-            key_id=None,
-            until=NOW + timedelta(hours=1),
-            reason="a drill",
-            created_by="arn:eve",
-            created_at=NOW,
-        )
+        mute = silence("key.unhealthy")
         self.store.put(Silences(project_id="acme-prod", silences=(mute,)))
 
     def row(self, row_id: str) -> OutboxRow:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, override
@@ -29,6 +30,7 @@ from tests.unit.test_functions import (
     load,
     logged,
     message,
+    metrics_in,
     nothing_to_count,
     template,
 )
@@ -230,3 +232,49 @@ def test_a_check_keys_that_knows_one_key_a_message_checks_the_first_and_the_next
 
     assert minutes == 3
     assert stack.asked == Counter(KEYS[:3])
+
+
+# --- what is told of a batch -------------------------------------------------------------------------------------
+
+
+def test_of_a_key_behind_one_that_failed_everything_is_told(
+    use: Use, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    use(check_key=Checks(first=explode))
+
+    load("check_keys").handler({"Records": [record(CheckMessage.of_due(*due("first", "second", "third")))]}, Context())
+
+    assert metrics_in(capsys.readouterr().out)["VerdictHealthy"] == 2
+    assert sum(line["message"] == "probed" for line in logged(caplog)) == 2
+
+
+def test_a_message_that_nobody_can_read_is_named_in_the_log_without_what_it_holds(
+    use: Use, caplog: pytest.LogCaptureFixture
+) -> None:
+    use(check_key=Checks())
+    rubbish = {**message("rubbish"), "body": '{"secret-of-a-customer'}
+
+    answer = load("check_keys").handler({"Records": [rubbish, message("well")]}, Context())
+
+    assert failed(answer) == ["rubbish"]
+    [line] = [line for line in logged(caplog) if line["message"] == "message not taken"]
+    assert (line["message_id"], line["reason"]) == ("message of rubbish", "JSONDecodeError")
+    assert "secret-of-a-customer" not in caplog.text
+
+
+def test_what_no_thread_was_free_for_is_not_done_after_the_batch_was_answered(
+    use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_keys = load("check_keys")
+    monkeypatch.setattr(check_keys, "RECORD_SECONDS", 0.3)
+    monkeypatch.setattr(check_keys, "_threads", ThreadPoolExecutor(max_workers=1))
+    released = threading.Event()
+    checks = Checks(hangs=lambda: released.wait(timeout=60))
+    use(check_key=checks)
+
+    answer = check_keys.handler({"Records": [message("hangs"), message("waits")]}, Context())
+    released.set()
+    check_keys._threads.shutdown(wait=True)
+
+    assert failed(answer) == ["hangs", "waits"]
+    assert checks.checked == ["hangs"]

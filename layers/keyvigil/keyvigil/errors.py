@@ -56,10 +56,6 @@ class NewerMessageError(KeyVigilError):
     """Newer code sent a message, in a shape that this code does not know."""
 
 
-class KeysNotCheckedError(KeyVigilError):
-    """Some keys of a message were not checked; the log names each with its reason, and they stay due."""
-
-
 class UnreadableItemsError(KeyVigilError):
     """Everything is done but for items that could not be read; the log names each with its reason."""
 

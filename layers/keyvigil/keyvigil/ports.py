@@ -18,6 +18,7 @@ from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Baseline, Key, KeyFacts, KeyStatus, Registration, RoleClaim, Trigger
 from keyvigil.domain.lock_calls import CallAnswer
+from keyvigil.domain.out_of_turn import OutOfTurn
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.quotas import THE_MOST, NextProbe
@@ -45,6 +46,7 @@ type Entity = (
     | LockoutTally
     | Ledger
     | Silences
+    | OutOfTurn
 )
 
 
@@ -253,6 +255,9 @@ class Store(Protocol):
 
     def silences(self, project_id: str) -> Silences:
         """Read a project's silences, those that are over perhaps among them; none if there never was one."""
+
+    def out_of_turn(self, account_id: str, region: str) -> OutOfTurn:
+        """Read what was taken of an account's quotas out of turn; nothing if nothing was written yet."""
 
     def canary(self, canary_id: str) -> Canary | None:
         """Read a canary."""

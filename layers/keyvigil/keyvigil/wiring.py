@@ -3,9 +3,10 @@
 Adapters are imported where they are used, so that a function loads only what it needs.
 """
 
-from functools import cache
+import time
 from typing import TYPE_CHECKING
 
+from keyvigil.once import once
 from keyvigil.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Workflow,
     )
     from keyvigil.use_cases.ask_check import AskCheck
+    from keyvigil.use_cases.asking_out_of_turn import AskOutOfTurn
     from keyvigil.use_cases.audit_roles import AuditRoles
     from keyvigil.use_cases.backups import Backups
     from keyvigil.use_cases.braking import AskBrake, Braking
@@ -59,13 +61,13 @@ if TYPE_CHECKING:
     from keyvigil.use_cases.unlock_clusters import DecideRecovery, SettleRecovery
 
 
-@cache
+@once
 def settings() -> Settings:
     """The function's settings."""
     return Settings.from_env()
 
 
-@cache
+@once
 def clock() -> "Clock":
     """The machine's clock."""
     from keyvigil.adapters.clock_and_ids import SystemClock
@@ -73,7 +75,7 @@ def clock() -> "Clock":
     return SystemClock()
 
 
-@cache
+@once
 def ids() -> "Ids":
     """Random identifiers."""
     from keyvigil.adapters.clock_and_ids import RandomIds
@@ -81,7 +83,7 @@ def ids() -> "Ids":
     return RandomIds()
 
 
-@cache
+@once
 def store() -> "Store":
     """The table."""
     from keyvigil.adapters.dynamodb_store import DynamoDbStore
@@ -89,7 +91,7 @@ def store() -> "Store":
     return DynamoDbStore(settings().text("TABLE_NAME"), settings().region)
 
 
-@cache
+@once
 def prober() -> "Prober":
     """The prober; only `check_keys` has the permissions that it needs."""
     from keyvigil.adapters.kms_prober import KmsProber
@@ -98,11 +100,11 @@ def prober() -> "Prober":
         clock(),
         monitor_role_arn=settings().text("MONITOR_ROLE_ARN"),
         calls=kms_calls(),
-        lean=settings().optional("KMS_TRANSPORT") == "lean",
+        transport=settings().optional("KMS_TRANSPORT") or "boto3",
     )
 
 
-@cache
+@once
 def kms_calls() -> "KmsCalls":
     """The count of what probes ask of KMS; one for the whole sandbox."""
     from keyvigil.adapters.kms_calls import KmsCalls
@@ -110,7 +112,7 @@ def kms_calls() -> "KmsCalls":
     return KmsCalls()
 
 
-@cache
+@once
 def workflow() -> "Workflow":
     """Step Functions."""
     from keyvigil.adapters.step_functions import StepFunctionsWorkflow
@@ -124,15 +126,32 @@ def _probes() -> int:
     return settings().number("CONFIRMATION_PROBES")
 
 
-@cache
+@once
 def check_key() -> "CheckKey":
     """Check one key."""
     from keyvigil.use_cases.check_key import CheckKey
 
-    return CheckKey(store(), prober(), clock(), ids(), doubt=ask_canaries(), confirmation_probes=_probes())
+    return CheckKey(
+        store(),
+        prober(),
+        clock(),
+        ids(),
+        doubt=ask_canaries(),
+        confirmation_probes=_probes(),
+        turn=_ask_out_of_turn(),
+    )
 
 
-@cache
+@once
+def _ask_out_of_turn() -> "AskOutOfTurn":
+    from keyvigil.adapters.clock_and_ids import RandomPauses
+    from keyvigil.use_cases.asking_out_of_turn import AskOutOfTurn
+
+    share = settings().number("QUOTA_SHARE_PERCENT")
+    return AskOutOfTurn(store(), clock(), RandomPauses(), time.sleep, quota_share_percent=share)
+
+
+@once
 def check_canary() -> "CheckCanary":
     """Check one canary."""
     from keyvigil.domain.canaries import OwnCanary
@@ -146,7 +165,7 @@ def check_canary() -> "CheckCanary":
     return CheckCanary(store(), prober(), clock(), ids(), own=own)
 
 
-@cache
+@once
 def ask_canaries() -> "AskCanaries":
     """Ask whether a denial might be our own fault; one for the whole sandbox, so that a batch asks once."""
     from keyvigil.use_cases.check_canary import AskCanaries
@@ -154,7 +173,7 @@ def ask_canaries() -> "AskCanaries":
     return AskCanaries(check_canary(), clock())
 
 
-@cache
+@once
 def find_actor() -> "FindActor":
     """Find who brought an incident about; only `check_keys` may look into customers' CloudTrail."""
     from keyvigil.adapters.cloudtrail_history import CloudTrailHistory
@@ -163,14 +182,14 @@ def find_actor() -> "FindActor":
     return FindActor(store(), CloudTrailHistory(), clock(), ids())
 
 
-@cache
+@once
 def _check_queue() -> "CheckQueue":
     from keyvigil.adapters.messaging import SqsCheckQueue
 
     return SqsCheckQueue(settings().text("CHECK_QUEUE_URL"))
 
 
-@cache
+@once
 def receive_key_event() -> "ReceiveKeyEvent":
     """Take an event about keys."""
     from keyvigil.use_cases.receive_key_event import ReceiveKeyEvent
@@ -178,7 +197,7 @@ def receive_key_event() -> "ReceiveKeyEvent":
     return ReceiveKeyEvent(store(), _check_queue(), clock())
 
 
-@cache
+@once
 def plan_sweep() -> "PlanSweep":
     """Plan the minute's sweep."""
     from keyvigil.adapters.messaging import SqsCheckQueue
@@ -190,7 +209,7 @@ def plan_sweep() -> "PlanSweep":
     return PlanSweep(store(), _check_queue(), slow_queue, clock(), keys_a_sweep=keys, quota_share_percent=share)
 
 
-@cache
+@once
 def plan_actor_searches() -> "PlanActorSearches":
     """Plan the minute's searches for who brought incidents about."""
     from keyvigil.use_cases.plan_actor_searches import PlanActorSearches
@@ -198,7 +217,7 @@ def plan_actor_searches() -> "PlanActorSearches":
     return PlanActorSearches(store(), _check_queue(), clock())
 
 
-@cache
+@once
 def keep_pointers() -> "KeepPointers":
     """See that events find every key. Made anew by every deployment, and so begun anew."""
     from keyvigil.use_cases.keep_pointers import KeepPointers
@@ -206,7 +225,7 @@ def keep_pointers() -> "KeepPointers":
     return KeepPointers(store())
 
 
-@cache
+@once
 def reconcile() -> "Reconcile":
     """Mend what nobody is working on."""
     from keyvigil.adapters.functions import InvokedOutboxRelay
@@ -228,7 +247,7 @@ def reconcile() -> "Reconcile":
     )
 
 
-@cache
+@once
 def open_shut_clusters() -> "OpenShutClusters":
     """Bring back the clusters that nobody sees to any more."""
     from keyvigil.use_cases.open_shut_clusters import OpenShutClusters
@@ -236,7 +255,7 @@ def open_shut_clusters() -> "OpenShutClusters":
     return OpenShutClusters(store(), clock(), ids())
 
 
-@cache
+@once
 def stop_orphans() -> "StopOrphans":
     """Stop the executions whose incident is over."""
     from keyvigil.use_cases.stop_orphans import StopOrphans
@@ -244,7 +263,7 @@ def stop_orphans() -> "StopOrphans":
     return StopOrphans(store(), workflow(), clock())
 
 
-@cache
+@once
 def tell_stale() -> "TellStale":
     """Tell the operator of keys that were not probed for too long."""
     from keyvigil.use_cases.tell_stale import TellStale
@@ -252,7 +271,7 @@ def tell_stale() -> "TellStale":
     return TellStale(store(), clock(), ids())
 
 
-@cache
+@once
 def tell_again() -> "TellAgain":
     """Tell again what lasts."""
     from keyvigil.use_cases.quiet import TellAgain
@@ -260,7 +279,7 @@ def tell_again() -> "TellAgain":
     return TellAgain(store(), clock(), ids())
 
 
-@cache
+@once
 def silencing() -> "Silencing":
     """Silences of projects."""
     from keyvigil.use_cases.silencing import Silencing
@@ -268,7 +287,7 @@ def silencing() -> "Silencing":
     return Silencing(store(), clock(), ids())
 
 
-@cache
+@once
 def ask_brake() -> "AskBrake":
     """What makes views of the brake."""
     from keyvigil.domain.brake import BrakeSettings
@@ -282,7 +301,7 @@ def ask_brake() -> "AskBrake":
     return AskBrake(store(), clock(), stack)
 
 
-@cache
+@once
 def braking() -> "Braking":
     """Engage and release the brake."""
     from keyvigil.use_cases.braking import Braking
@@ -290,7 +309,7 @@ def braking() -> "Braking":
     return Braking(store(), clock(), ids())
 
 
-@cache
+@once
 def keep_topics() -> "KeepTopics":
     """Bring projects' topics and subscriptions into line. Made anew by every deployment, and so begun anew."""
     from keyvigil.adapters.messaging import SnsTopics
@@ -303,7 +322,7 @@ def keep_topics() -> "KeepTopics":
     return KeepTopics(store(), topics)
 
 
-@cache
+@once
 def heartbeat() -> "Heartbeat | None":
     """The watcher outside, if the operator has one."""
     from keyvigil.adapters.heartbeat import HttpsHeartbeat
@@ -312,7 +331,7 @@ def heartbeat() -> "Heartbeat | None":
     return HttpsHeartbeat(url) if url else None
 
 
-@cache
+@once
 def audit_roles() -> "AuditRoles":
     """See that every key's role is claimed. Made anew by every deployment, and so begun anew."""
     from keyvigil.use_cases.audit_roles import AuditRoles
@@ -320,7 +339,7 @@ def audit_roles() -> "AuditRoles":
     return AuditRoles(store(), clock())
 
 
-@cache
+@once
 def relay_outbox() -> "RelayOutbox":
     """Deliver outbox rows."""
     from keyvigil.adapters.messaging import AwsNotifier
@@ -339,7 +358,7 @@ def relay_outbox() -> "RelayOutbox":
     )
 
 
-@cache
+@once
 def _findings() -> "Findings | None":
     """AWS Security Hub, if the operator wants its findings."""
     if settings().optional("SECURITY_HUB") != "true":
@@ -352,7 +371,7 @@ def _findings() -> "Findings | None":
     )
 
 
-@cache
+@once
 def outbox_aside() -> "OutboxAside":
     """Rows of the outbox that were set aside."""
     from keyvigil.use_cases.outbox_aside import OutboxAside
@@ -360,14 +379,14 @@ def outbox_aside() -> "OutboxAside":
     return OutboxAside(store(), clock())
 
 
-@cache
+@once
 def _receiver_calls() -> "ReceiverCalls":
     from keyvigil.adapters.functions import InvokedReceiverCalls
 
     return InvokedReceiverCalls(settings().text("CALL_RECEIVER_FUNCTION_NAME"))
 
 
-@cache
+@once
 def _lock_bounds() -> "LockBounds":
     """What the operator lets tenants name as receivers."""
     from keyvigil.domain.lock_settings import LockBounds
@@ -380,7 +399,7 @@ def _lock_bounds() -> "LockBounds":
     )
 
 
-@cache
+@once
 def call_receiver() -> "CallReceiver":
     """Call a cluster's receiver; only `call_receiver` has the permissions that it needs."""
     from keyvigil.adapters.clock_and_ids import RandomPauses
@@ -403,7 +422,7 @@ def call_receiver() -> "CallReceiver":
     return CallReceiver(store(), receivers, record_lock_result(), clock(), ids(), RandomPauses(), _lock_bounds())
 
 
-@cache
+@once
 def follow_receivers() -> "FollowReceivers":
     """Ask after requests that a receiver accepted."""
     from keyvigil.use_cases.follow_receivers import FollowReceivers
@@ -411,7 +430,7 @@ def follow_receivers() -> "FollowReceivers":
     return FollowReceivers(store(), _receiver_calls(), clock())
 
 
-@cache
+@once
 def record_lock_result() -> "RecordLockResult":
     """Take a control plane's answer."""
     from keyvigil.use_cases.record_lock_result import RecordLockResult
@@ -419,7 +438,7 @@ def record_lock_result() -> "RecordLockResult":
     return RecordLockResult(store(), workflow(), settle_lockout(), clock(), ids())
 
 
-@cache
+@once
 def decide_lockout() -> "DecideLockout":
     """Decide whether to lock."""
     from keyvigil.use_cases.lock_clusters import DecideLockout
@@ -427,7 +446,7 @@ def decide_lockout() -> "DecideLockout":
     return DecideLockout(store(), ask_brake(), clock(), ids(), confirmation_probes=_probes())
 
 
-@cache
+@once
 def request_lock() -> "RequestLock":
     """Ask for a lock or an unlock."""
     from keyvigil.use_cases.lock_clusters import RequestLock
@@ -435,7 +454,7 @@ def request_lock() -> "RequestLock":
     return RequestLock(store(), workflow(), record_lock_result(), clock(), ids())
 
 
-@cache
+@once
 def settle_lockout() -> "SettleLockout":
     """End a lockout."""
     from keyvigil.use_cases.settle_lockout import SettleLockout
@@ -443,7 +462,7 @@ def settle_lockout() -> "SettleLockout":
     return SettleLockout(store(), clock(), ids())
 
 
-@cache
+@once
 def decide_recovery() -> "DecideRecovery":
     """Decide whether to unlock."""
     from keyvigil.use_cases.unlock_clusters import DecideRecovery
@@ -451,7 +470,7 @@ def decide_recovery() -> "DecideRecovery":
     return DecideRecovery(store(), clock(), ids())
 
 
-@cache
+@once
 def settle_recovery() -> "SettleRecovery":
     """End a recovery."""
     from keyvigil.use_cases.unlock_clusters import SettleRecovery
@@ -459,7 +478,7 @@ def settle_recovery() -> "SettleRecovery":
     return SettleRecovery(store(), clock(), ids())
 
 
-@cache
+@once
 def _topics() -> "Topics":
     from keyvigil.adapters.messaging import SnsTopics
 
@@ -479,7 +498,7 @@ def _publishers() -> list[str]:
     return settings().text("TOPIC_PUBLISHERS").split(",")
 
 
-@cache
+@once
 def projects() -> "Projects":
     """The registry's projects."""
     from keyvigil.use_cases.registry import Projects
@@ -487,14 +506,14 @@ def projects() -> "Projects":
     return Projects(store(), _topics(), clock(), ids())
 
 
-@cache
+@once
 def _checker() -> "KeyChecker":
     from keyvigil.adapters.functions import InvokedKeyChecker
 
     return InvokedKeyChecker(settings().text("CHECK_KEYS_FUNCTION_NAME"))
 
 
-@cache
+@once
 def keys() -> "Keys":
     """The registry's keys."""
     from keyvigil.use_cases.registry import Keys
@@ -505,7 +524,7 @@ def keys() -> "Keys":
     )
 
 
-@cache
+@once
 def decide_incident() -> "DecideIncident":
     """Keep a person's decision."""
     from keyvigil.use_cases.decide_incident import DecideIncident
@@ -513,7 +532,7 @@ def decide_incident() -> "DecideIncident":
     return DecideIncident(store(), clock(), ids())
 
 
-@cache
+@once
 def kept_answers() -> "BasePersistenceLayer":
     """Answers that are given again to who repeats a request."""
     from keyvigil.adapters.idempotency import kept_answers as on_table
@@ -521,7 +540,7 @@ def kept_answers() -> "BasePersistenceLayer":
     return on_table(settings().text("TABLE_NAME"))
 
 
-@cache
+@once
 def clusters() -> "Clusters":
     """The registry's clusters."""
     from keyvigil.use_cases.registry import Clusters
@@ -529,7 +548,7 @@ def clusters() -> "Clusters":
     return Clusters(store(), clock(), _lock_bounds())
 
 
-@cache
+@once
 def backups() -> "Backups":
     """The registry's backups."""
     from keyvigil.use_cases.backups import Backups
@@ -537,7 +556,7 @@ def backups() -> "Backups":
     return Backups(store(), _checker(), clock())
 
 
-@cache
+@once
 def subscriptions() -> "Subscriptions":
     """The registry's subscriptions."""
     from keyvigil.use_cases.registry import Subscriptions
@@ -545,7 +564,7 @@ def subscriptions() -> "Subscriptions":
     return Subscriptions(store(), _topics(), clock(), ids())
 
 
-@cache
+@once
 def canaries() -> "Canaries":
     """The registry's canaries."""
     from keyvigil.adapters.functions import InvokedKeyChecker
@@ -562,7 +581,7 @@ def canaries() -> "Canaries":
     )
 
 
-@cache
+@once
 def read_fleet() -> "ReadFleet":
     """The state of everything under watch."""
     from keyvigil.use_cases.read_fleet import ReadFleet
@@ -570,7 +589,7 @@ def read_fleet() -> "ReadFleet":
     return ReadFleet(store(), clock())
 
 
-@cache
+@once
 def read_overview() -> "ReadOverview":
     """What the dashboard's widget shows."""
     from keyvigil.use_cases.read_overview import ReadOverview
@@ -578,7 +597,7 @@ def read_overview() -> "ReadOverview":
     return ReadOverview(store(), clock(), read_fleet())
 
 
-@cache
+@once
 def ask_check() -> "AskCheck":
     """Have a key probed by whoever may not probe."""
     from keyvigil.use_cases.ask_check import AskCheck

@@ -8,10 +8,10 @@ botocore without boto3: clients are botocore's own, and what boto3 adds to them 
 of the time to a first client.
 """
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import botocore.session
@@ -21,7 +21,10 @@ from botocore.credentials import (
     ReadOnlyCredentials,
     create_credential_resolver,
 )
+from botocore.httpsession import get_cert_path
 from botocore.loaders import Loader, create_loader
+
+from keyvigil.once import once
 
 if TYPE_CHECKING:
     import boto3
@@ -70,7 +73,7 @@ class _TenantProvider:
         return TenantCredentials(own) if own is not None else None
 
 
-@cache
+@once
 def _definitions() -> Loader:
     """AWS's services and endpoints as botocore defines them: reading them is half of what a first client costs."""
     return create_loader()
@@ -100,12 +103,21 @@ class _Session:
         return self._session.get_credentials()
 
 
-@cache
+@once
 def session() -> "boto3.Session":
     """The process's one Session, typed as boto3's: its stubs know the client of each service."""
     core = own_session()
     core.get_component("credential_provider").insert_before("env", _TenantProvider(core))
     return cast("boto3.Session", _Session(core))
+
+
+def ca_bundle() -> str:
+    """The file of the certificates that TLS trusts, found as botocore finds it for a client.
+
+    Source: https://docs.aws.amazon.com/sdkref/latest/guide/feature-gen-config.html (`ca_bundle`)
+    """
+    asked_for: Any = own_session().get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or True
+    return str(get_cert_path(asked_for))
 
 
 def config(*, read_timeout: float = READ_TIMEOUT_SECONDS, connections: int = 10, attempts: int = 2) -> Config:

@@ -41,6 +41,7 @@ from keyvigil.domain.clusters import Cluster, ClusterStatus
 from keyvigil.domain.incidents import TIMELINE_SHOWN, Incident, TimelineEntry
 from keyvigil.domain.key_events import KeyPointer
 from keyvigil.domain.keys import Key, KeyStatus, RoleClaim
+from keyvigil.domain.out_of_turn import OutOfTurn
 from keyvigil.domain.projects import Project, Subscription
 from keyvigil.domain.quiet import Ledger
 from keyvigil.domain.shut_clusters import SHUT
@@ -75,7 +76,7 @@ LISTED = 20_000
 """How many entries of a list one reading has, at most. One takes 200 bytes, and a sweep has less than a minute."""
 
 COUNTED_A_MINUTE = 100_000
-"""How many entries of a list one minute counts: counting reads them, 200 bytes each. What is shorter is counted whole."""
+"""How many entries of a list a minute counts: counting reads them, 200 bytes each. What is shorter is counted whole."""
 
 READERS = 8
 """How many lists a sweep reads at the same time."""
@@ -94,6 +95,7 @@ twice more than doubles it. https://docs.aws.amazon.com/lambda/latest/dg/getting
 OUTBOX_KEPT = timedelta(days=14)
 SWEEPS_KEPT = timedelta(days=1)
 BRAKE_KEPT = timedelta(days=1)
+OUT_OF_TURN_KEPT = timedelta(days=1)
 _TRANSACTION_LIMIT = 100
 _TOMBSTONES_AT_ONCE = 500
 _REFUSED = {"ConditionalCheckFailedException", "TransactionCanceledException", "TransactionConflictException"}
@@ -216,6 +218,10 @@ def _ledger_place(project_id: str | None, key_id: str | None) -> _Place:
     return _Place(f"QUIET#{project_id or ''}", f"KEY#{key_id or ''}")
 
 
+def _out_of_turn_place(account_id: str, region: str) -> _Place:
+    return _Place(f"QUOTAS#{account_id}", f"REGION#{region}")
+
+
 def _silences_place(project_id: str) -> _Place:
     return _Place(f"PROJECT#{project_id}", "SILENCES")
 
@@ -259,6 +265,8 @@ def _place(entity: Entity) -> _Place:  # noqa: C901, PLR0912  one line a kind
             return _silences_place(entity.project_id)
         case Canary():
             return _Place(_CANARIES, f"CANARY#{entity.canary_id}")
+        case OutOfTurn():
+            return _out_of_turn_place(entity.account_id, entity.region)
 
 
 _KINDS: dict[type[Any], str] = {
@@ -280,6 +288,7 @@ _KINDS: dict[type[Any], str] = {
     Ledger: "QUIET",
     Silences: "SILENCES",
     Canary: "CANARY",
+    OutOfTurn: "OUT_OF_TURN",
 }
 
 
@@ -332,6 +341,8 @@ def _expiry(entity: Entity) -> datetime | None:
             return max(over) + OUTBOX_KEPT if over and entity.next_at is None else None
         case EventHints():
             return entity.kept_until
+        case OutOfTurn():
+            return max(entity.taken_until.values()) + OUT_OF_TURN_KEPT if entity.taken_until else None
         case ActorSearch():
             return entity.done_at + OUTBOX_KEPT if entity.done_at else entity.opened_at + KEPT_AFTER_END
         case Brake():
@@ -620,6 +631,11 @@ class DynamoDbStore(Store):
     @override
     def silences(self, project_id: str) -> Silences:
         return self._get(_silences_place(project_id), Silences) or Silences(project_id=project_id)
+
+    @override
+    def out_of_turn(self, account_id: str, region: str) -> OutOfTurn:
+        nothing = OutOfTurn(account_id=account_id, region=region)
+        return self._get(_out_of_turn_place(account_id, region), OutOfTurn) or nothing
 
     @override
     def canary(self, canary_id: str) -> Canary | None:

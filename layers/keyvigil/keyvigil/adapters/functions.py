@@ -46,6 +46,8 @@ class InvokedKeyChecker(KeyChecker):
         answer = self._invoke({"action": "check", "project_id": project_id, "key_id": key_id, "trigger": trigger})
         if answer.get("error") == "not_found":
             raise NotFoundError(str(answer.get("message")))
+        if answer.get("error") == "deferred":
+            raise CheckerUnavailableError(str(answer.get("message")))
 
     @override
     def probe_registration(self, registration: Registration) -> RegistrationAnswer:

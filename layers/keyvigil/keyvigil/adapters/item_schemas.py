@@ -154,6 +154,7 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "OUTBOX": (_for_a_project, _not_judged),
     "LAST_SWEEP": (),
     "ROLE_AUDIT": (),
+    "FLEET_TALLY": (),
     "BACKUP": (),
     "FLEET_TOLD": (),
     "POINTER": (),
@@ -164,6 +165,7 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "LOCKOUT_TALLY": (),
     "QUIET": (),
     "SILENCES": (),
+    "OUT_OF_TURN": (),
 }
 """For each kind the steps from number 1 to 2, from 2 to 3, and so on."""
 

@@ -18,7 +18,7 @@ from botocore.parsers import ResponseParserError
 from keyvigil.adapters.aws import PROBE_READ_TIMEOUT_SECONDS, acting_as, config, session
 from keyvigil.adapters.kms_calls import KmsCalls
 from keyvigil.adapters.kms_errors import classify
-from keyvigil.adapters.kms_transport import KmsTransport, LeanKms
+from keyvigil.adapters.kms_transport import BOTO3, TRANSPORTS, KmsTransport
 from keyvigil.domain.arns import related_key_arn
 from keyvigil.domain.keys import (
     READ_SECRET,
@@ -143,16 +143,16 @@ class KmsProber:
     """Probes keys with the real operations, each of which can be revoked by itself."""
 
     def __init__(
-        self, clock: Clock, *, monitor_role_arn: str, calls: KmsCalls | None = None, lean: bool = False
+        self, clock: Clock, *, monitor_role_arn: str, calls: KmsCalls | None = None, transport: str = BOTO3
     ) -> None:
         """Make no client yet. `monitor_role_arn` is the role that this runs as, which customers' roles trust.
 
-        `lean` asks KMS by `LeanKms` instead of by a boto3 client.
+        `transport` says how KMS is asked, by its name in `TRANSPORTS`.
         """
         self._clock = clock
         self._calls = calls or KmsCalls()
         self._monitor_role_arn = monitor_role_arn
-        self._lean = lean
+        self._transport = transport
         self._clients: OrderedDict[str, KmsTransport] = OrderedDict()
         self._secrets_clients: OrderedDict[str, SecretsManagerClient] = OrderedDict()
         self._lock = Lock()
@@ -428,7 +428,7 @@ class KmsProber:
                     config=config(read_timeout=PROBE_READ_TIMEOUT_SECONDS, connections=20),
                 )
                 self._calls.watch(client)
-                self._clients[region] = LeanKms(client, session().get_credentials()) if self._lean else client
+                self._clients[region] = TRANSPORTS[self._transport](client, session().get_credentials())
             return _kept(self._clients, region)
 
     def _subject(self, key: Key) -> Subject:

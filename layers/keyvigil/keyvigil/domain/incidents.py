@@ -307,6 +307,20 @@ def decide_lockout(
     return LockoutDecision(verb=LockoutVerb.LOCK, reason=f"{who}{why}; {brake.reason}")
 
 
+SEEN_WITHIN = timedelta(minutes=10)
+"""How old the last probe of a broken key may be for a further cluster to be locked because of it. There is one every
+minute, unless KeyVigil cannot see."""
+
+
+def is_seen_failing(key: Key, now: datetime) -> bool:
+    """Whether the newest that is known of a key is that it fails.
+
+    A lockout of 200 clusters may take hours. If nothing is known any more, the customer may have mended the key long
+    ago, and who is not locked yet must not be, because KeyVigil could not see (invariant 1).
+    """
+    return key.verdict.outcome is Outcome.UNHEALTHY and now - key.last_probed_at <= SEEN_WITHIN
+
+
 _SEEN_BY_APPROVER = frozenset({HeldFor.BRAKE, HeldFor.CEILING})
 """What holds an approved incident all the same, unless that is what it waited for when the person approved."""
 

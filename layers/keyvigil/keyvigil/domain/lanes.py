@@ -10,7 +10,7 @@ from dataclasses import dataclass
 HANGING_KEYS = 20
 HANGING_ACCOUNTS = 3
 HANGING_PERCENT = 25
-"""A Region hangs if so many of its keys are due and unknown, of so many accounts, and so large a part of what is due."""
+"""A Region hangs if so many of its keys are due and unknown, of so many accounts, and such a part of what is due."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from functools import partial
 
 from keyvigil.domain.keys import Key, RoleClaim
 from keyvigil.domain.role_claims import Role, counted, role_of
+from keyvigil.errors import in_short
 from keyvigil.ports import Clock, Put, RoleAudit, SharedRole, Store
 from keyvigil.use_cases.read_fleet import every
 from keyvigil.use_cases.retrying import until_committed
@@ -66,14 +67,14 @@ class AuditRoles:
             if self._token is None:
                 self._end(step)
         except Exception as error:  # noqa: BLE001  the sweep is done all the same, and the next one goes on with this
-            step.errors.append(("roles", f"{type(error).__name__}: {error}"))
+            step.errors.append(("roles", in_short(error)))
         return step
 
     def _look_at_one(self, project_id: str, step: AuditStep) -> None:
         try:
             self._look_at(project_id, step)
         except Exception as error:  # noqa: BLE001  whatever it is, the next one must have its turn
-            step.errors.append((project_id, f"{type(error).__name__}: {error}"))
+            step.errors.append((project_id, in_short(error)))
             self._failed = True
 
     def _end(self, step: AuditStep) -> None:

@@ -35,6 +35,7 @@ from keyvigil.use_cases.telling import Telling
 class CheckResult:
     """What a check found. `probed` is False if the key had been probed since the message was due.
 
+    `deferred` is True if the share of the account's quotas had no room for it: then it is due for the next sweep.
     `confirmed` says that the running failing streak proves an outage now: a workflow may act on it. `doubted` says
     that a denial was taken as UNKNOWN, because no canary vouched for KeyVigil. `noticed_after` is set if this opened an
     incident: how long it was since the last probe that found the key usable, so at most this long was it not noticed.
@@ -44,6 +45,7 @@ class CheckResult:
     probed: bool
     confirmed: bool
     doubted: bool = False
+    deferred: bool = False
     noticed_after: timedelta | None = None
 
 
@@ -52,6 +54,13 @@ class Doubt(Protocol):
 
     def __call__(self, verdict: Verdict, region: str) -> Verdict:
         """The verdict on a key of this Region, or UNKNOWN if it might be."""
+
+
+class Turn(Protocol):
+    """Waits until a probe that asks out of turn may be made."""
+
+    def __call__(self, key: Key, /) -> timedelta | None:
+        """How long it waited; None if its turn does not come in time."""
 
 
 class Watch(Protocol):
@@ -73,9 +82,21 @@ class CheckKey:
     """Checks one key: probe, decide, commit; the same path for every trigger."""
 
     def __init__(
-        self, store: Store, prober: Prober, clock: Clock, ids: Ids, *, doubt: Doubt, confirmation_probes: int
+        self,
+        store: Store,
+        prober: Prober,
+        clock: Clock,
+        ids: Ids,
+        *,
+        doubt: Doubt,
+        confirmation_probes: int,
+        turn: Turn | None = None,
     ) -> None:
-        """Keep the ports, and what doubts denials. `confirmation_probes` is the stack's ConfirmationProbes."""
+        """Keep the ports, what doubts denials, and what requests and events wait for.
+
+        `confirmation_probes` is the stack's ConfirmationProbes.
+        """
+        self._turn = turn
         self._store = store
         self._prober = prober
         self._doubt = doubt
@@ -101,10 +122,17 @@ class CheckKey:
         # A probe of a clock that was ahead must not keep the key from being probed until time catches up.
         if due_at is not None and min(key.last_probed_at, self._clock.now()) >= due_at:
             return self._result(key, probed=False)
+        waited: timedelta | None = timedelta(0)
+        if self._turn is not None and trigger in LOOKS_CLOSER:
+            waited = self._turn(key)
+        if waited is None:
+            until_committed(self._make_due, project_id, key_id)
+            return replace(self._result(key, probed=False), deferred=True)
         now = self._clock.now()
         due = trigger is Trigger.SCHEDULE and is_closer_look_due(key.facts, now, closer_look_every(key))
         lean, _ = is_lean_enough(key, trigger, now)
-        found = self._prober.probe(key, closely=not lean and (due or trigger in LOOKS_CLOSER), lean=lean)
+        closely = not lean and (due or trigger in LOOKS_CLOSER)
+        found = self._prober.probe(key, closely=closely, lean=lean, spent_seconds=waited.total_seconds())
         answer = replace(found, verdict=self._doubt(found.verdict, key.region))
         before, key = key, until_committed(self._take, project_id, key_id, answer, trigger)
         found_healthy = answer.verdict.outcome is Outcome.HEALTHY and key.health.status is KeyStatus.HEALTHY
@@ -115,6 +143,13 @@ class CheckKey:
         if opened and before.verdict.outcome is Outcome.HEALTHY:
             return replace(result, noticed_after=key.last_probed_at - before.last_probed_at)
         return result
+
+    def _make_due(self, project_id: str, key_id: str) -> None:
+        """Leave a key to the next sweep, which makes the whole check that was asked for."""
+        key, now = self._store.key(project_id, key_id), self._clock.now()
+        if key is not None and (key.due_at > now or key.lean_until is not None):
+            whole_from = key.lean_until and min(key.lean_until, now)
+            self._store.commit([Put(replace(key, due_at=min(key.due_at, now), lean_until=whole_from))])
 
     def _result(self, key: Key, *, probed: bool, doubted: bool = False) -> CheckResult:
         confirmed, _ = is_confirmed(

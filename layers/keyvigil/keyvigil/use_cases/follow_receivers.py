@@ -5,7 +5,12 @@ from datetime import timedelta
 
 from keyvigil.domain.clusters import UNDER_WAY
 from keyvigil.domain.lock_calls import can_be_followed
+from keyvigil.errors import in_short
 from keyvigil.ports import Clock, ReceiverCalls, Store
+from keyvigil.use_cases.taking_turns import turn
+
+REQUESTS_A_SWEEP = 1000
+"""How many requests under way one sweep looks at. Each costs a read of the table, at 5 ms."""
 
 _LONGEST_TIMEOUT = timedelta(seconds=1800)
 """The longest `timeout_seconds` that the API takes: every request under way is answerable until then at most."""
@@ -32,11 +37,12 @@ class FollowReceivers:
         """Ask after each. One that cannot be asked does not keep the others from it."""
         report = FollowReport()
         now = self._clock.now()
-        for project_id, cluster_id in self._store.overdue_clusters(now + _LONGEST_TIMEOUT):
+        under_way = self._store.overdue_clusters(now + _LONGEST_TIMEOUT)
+        for project_id, cluster_id in turn(under_way, REQUESTS_A_SWEEP, now):
             try:
                 report.asked += self._ask(project_id, cluster_id)
             except Exception as error:  # noqa: BLE001  whatever it is, the next one must have its turn
-                report.errors.append((f"{project_id}/{cluster_id}", f"{type(error).__name__}: {error}"))
+                report.errors.append((f"{project_id}/{cluster_id}", in_short(error)))
         return report
 
     def _ask(self, project_id: str, cluster_id: str) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from keyvigil.domain.key_events import pointers_to
 from keyvigil.domain.keys import Key
-from keyvigil.errors import ConflictError
+from keyvigil.errors import ConflictError, in_short
 from keyvigil.ports import Put, Store
 
 PROJECTS_A_SWEEP = 10
@@ -45,14 +45,14 @@ class KeepPointers:
         try:
             page = self._store.projects(self._at_once, self._token)
         except Exception as error:  # noqa: BLE001  the sweep is done all the same, and the next one asks again
-            kept.errors.append(("pointers", f"{type(error).__name__}: {error}"))
+            kept.errors.append(("pointers", in_short(error)))
             return kept
         for project in page.items:
             try:
                 keys = self._store.keys(project.project_id, _ALL_KEYS, None).items
                 kept.made += sum(self._keep(key) for key in keys)
             except Exception as error:  # noqa: BLE001  whatever it is, the next one must have its turn
-                kept.errors.append((f"pointers of {project.project_id}", f"{type(error).__name__}: {error}"))
+                kept.errors.append((f"pointers of {project.project_id}", in_short(error)))
                 self._failed = True
         self._token = page.next_token
         if page.next_token is None:

@@ -20,6 +20,7 @@ from keyvigil.domain.incidents import (
     LockoutVerb,
     affected,
     decide_lockout,
+    is_seen_failing,
 )
 from keyvigil.domain.keys import Key, KeyStatus
 from keyvigil.errors import ConflictError, NotFoundError
@@ -71,7 +72,8 @@ class DecideLockout:
         writes = self._writes(decision, incident, key, clusters)
         if writes and decision.verb is LockoutVerb.LOCK:
             writes.append(Put(view.tally.with_lockout(incident_id, self._clock.now())))
-        if brake.engaged is not None and decision.held_for is HeldFor.BRAKE:
+        if brake.engaged is not None and decision.verb is LockoutVerb.HOLD:
+            # Whatever else it waits for: when a grace is over, it is too late to see that many keys broke at once.
             notice = engaged_notice(brake.engaged, brake.counts)
             writes += [Put(brake.engaged), self._telling.fleet_notice(notice)]
         if writes:
@@ -185,8 +187,9 @@ class RequestLock:
                 return "locked"
             if incident.status is not IncidentStatus.LOCKING or key.open_incident_id != incident_id:
                 return "incident_over"
-            outage = key.health.status is KeyStatus.UNHEALTHY and enforced and not incident.is_dismissed
-            return None if outage else "outage_over"
+            if key.health.status is not KeyStatus.UNHEALTHY or not enforced or incident.is_dismissed:
+                return "outage_over"
+            return None if is_seen_failing(key, self._clock.now()) else "outage_not_seen"
         if cluster.locked_by_incident_id != incident_id:
             return "superseded"
         if incident.status is not IncidentStatus.UNLOCKING:

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from keyvigil.errors import in_short
 from keyvigil.ports import CheckQueue, Clock, FindActorMessage, Store
 
 SEARCHES_A_SWEEP = 500
@@ -39,7 +40,7 @@ class PlanActorSearches:
             for place, messages in enumerate(self._due()):
                 planned.sent += self._queue.send(messages, delay_seconds=place * SECONDS_BETWEEN_SEARCHES)
         except Exception as error:  # noqa: BLE001  what was not sent stays due, and the next sweep sends it
-            planned.errors.append(("searches for actors", f"{type(error).__name__}: {error}"))
+            planned.errors.append(("searches for actors", in_short(error)))
         return planned
 
     def _due(self) -> list[list[FindActorMessage]]:

@@ -6,6 +6,7 @@ from keyvigil.domain.dangers import STALE, tell_stale
 from keyvigil.domain.keys import is_stale
 from keyvigil.domain.projects import Project
 from keyvigil.domain.staleness import LOOKED_AT, SOONEST_STALE, decide_staleness
+from keyvigil.errors import in_short
 from keyvigil.ports import Clock, DueKey, Ids, Put, Store, Write
 from keyvigil.use_cases.retrying import until_committed
 from keyvigil.use_cases.telling import Telling
@@ -44,7 +45,7 @@ class TellStale:
                     projects[each.project_id] = self._store.project(each.project_id)
                 key, project = self._store.key(each.project_id, each.key_id), projects[each.project_id]
             except Exception as error:  # noqa: BLE001  an item that cannot be read must not hide the others
-                report.errors.append((f"{each.project_id}/{each.key_id}", f"{type(error).__name__}: {error}"))
+                report.errors.append((f"{each.project_id}/{each.key_id}", in_short(error)))
                 continue
             if key is None or project is None:
                 continue
@@ -71,14 +72,14 @@ class TellStale:
         try:
             return until_committed(decide)
         except Exception as error:  # noqa: BLE001  whatever it is, the sweep goes on and the metric is published
-            report.errors.append(("stale keys", f"{type(error).__name__}: {error}"))
+            report.errors.append(("stale keys", in_short(error)))
             return False
 
     def _tell_of_one(self, due: DueKey, report: StaleReport) -> None:
         try:
             report.told += until_committed(self._tell, due)
         except Exception as error:  # noqa: BLE001  whatever it is, the next key must have its turn
-            report.errors.append((f"{due.project_id}/{due.key_id}", f"{type(error).__name__}: {error}"))
+            report.errors.append((f"{due.project_id}/{due.key_id}", in_short(error)))
 
     def _tell(self, due: DueKey) -> bool:
         key, project = self._store.key(due.project_id, due.key_id), self._store.project(due.project_id)
