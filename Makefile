@@ -158,8 +158,8 @@ bench: .tools/bench/.installed ## how fast keys are checked, against what others
 	@touch $@
 
 .PHONY: bench-peers
-bench-peers: .tools/bench/.installed .tools/bench-custodian/.installed .tools/bench-prowler/.installed ## the same against Cloud Custodian and Prowler, as whole processes over 200 keys
-	@.tools/bench/bin/python -m benchmarks.peers
+bench-peers: .tools/bench/.installed .tools/bench-custodian/.installed .tools/bench-prowler/.installed ## the same against Cloud Custodian and Prowler, as whole processes over 200 keys (ROUNDS=3)
+	@.tools/bench/bin/python -m benchmarks.peers --rounds $(or $(ROUNDS),3)
 
 .PHONY: simulate
 simulate: .venv/.installed ## an hour at 1,000 to 1,000,000 keys in simulated time; benchmarks/simulation/results.md (half an hour)

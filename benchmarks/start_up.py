@@ -35,6 +35,28 @@ CLIENTS = {
     "relay_outbox": ("dynamodb", "sns"),
 }
 
+# The API wires a use case when a route asks for it. Its first request here is one that creates, up to where its body is
+# refused: routed and validated, but nobody asked.
+FIRST_REQUEST = {
+    "rawPath": "/projects",
+    "rawQueryString": "",
+    "headers": {"content-type": "application/json"},
+    "requestContext": {"http": {"method": "POST", "path": "/projects"}, "stage": "$default"},
+    "body": "{}",
+}
+API_READY = f"""
+import app
+from keyvigil import wiring
+wiring.projects()
+assert app.handle({FIRST_REQUEST!r}, None)["statusCode"] == 422
+"""
+# What only a request with an Idempotency-Key needs.
+API_KEEPS_ANSWERS = """
+import keyvigil.api.idempotency
+wiring.kept_answers()
+"""
+KEEPS_ANSWERS = "registry_api, Idempotency-Key"
+
 MEASURED = """
 import time, sys
 wall, cpu = time.perf_counter(), time.process_time()
@@ -65,15 +87,21 @@ def wired(source: str) -> list[str]:
 
 def ready(function: str) -> str:
     """The program that makes a function ready."""
+    if function.startswith("registry_api"):
+        clients = "\n".join(_clients(("dynamodb",)))
+        return API_READY + (API_KEEPS_ANSWERS if function == KEEPS_ANSWERS else "") + clients
     names = wired((ROOT / "functions" / function / "app.py").read_text(encoding="utf-8"))
     lines = ["import app", "from keyvigil import wiring", *(f"wiring.{name}()" for name in names)]
-    clients = CLIENTS.get(function, ("dynamodb",))
-    lines += ["from keyvigil.adapters.aws import config, session"] if set(clients) - {"dynamodb"} else []
+    return "\n".join([*lines, *_clients(CLIENTS.get(function, ("dynamodb",)))])
+
+
+def _clients(clients: tuple[str, ...]) -> list[str]:
+    lines = ["from keyvigil.adapters.aws import config, session"] if set(clients) - {"dynamodb"} else []
     lines += [f"session().client({client!r}, config=config())" for client in clients if client != "dynamodb"]
     if "dynamodb" in clients:
         # As the store does at its first request.
         lines += ["from pynamodb.connection import Connection", "Connection(region='us-east-1').client"]
-    return "\n".join(lines)
+    return lines
 
 
 def environments() -> dict[str, dict[str, str]]:
@@ -128,6 +156,7 @@ def run(rounds: int) -> dict[str, Any]:
     variables = environments()
     cases: dict[str, tuple[str, Path, dict[str, str]]] = {"boto3": (BASE, ROOT / "functions" / "check_keys", {})}
     cases |= {name: (ready(name), ROOT / "functions" / name, variables[name]) for name in sorted(variables)}
+    cases[KEEPS_ANSWERS] = (ready(KEEPS_ANSWERS), ROOT / "functions" / "registry_api", variables["registry_api"])
     measured: dict[str, list[tuple[float, float, int]]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name in random.sample(sorted(cases), len(cases)):
@@ -142,7 +171,7 @@ def run(rounds: int) -> dict[str, Any]:
             "ratio": median(cpu for _, cpu, _ in each) / base,
             "promised": None if name == "boto3" else PROMISED.get(name, PROMISED_OTHERS),
             "modules": each[0][2],
-            "app_kilobytes": None if name == "boto3" else (ROOT / "functions" / name / "app.py").stat().st_size / 1000,
+            "app_kilobytes": None if name == "boto3" else (cases[name][1] / "app.py").stat().st_size / 1000,
         }
         for name, each in measured.items()
     }

@@ -150,15 +150,6 @@ class CustomerAccount:
         """Enable the key again."""
         self._kms_of(key).enable_key(KeyId=key.key_arn)
 
-    def schedule_deletion(self, key: RegistrableKey) -> None:
-        """Schedule the key's deletion: from now on it cannot be used."""
-        self._kms_of(key).schedule_key_deletion(KeyId=key.key_arn, PendingWindowInDays=DELETION_DAYS)
-
-    def cancel_deletion(self, key: RegistrableKey) -> None:
-        """Cancel the key's deletion, which leaves it disabled, and enable it."""
-        self._kms_of(key).cancel_key_deletion(KeyId=key.key_arn)
-        self.enable_key(key)
-
     def deny(self, key: RegistrableKey, *actions: str) -> None:
         """Deny the role some actions (``kms:Decrypt``) by the key's policy; without any, nothing again."""
         self._kms_of(key).put_key_policy(KeyId=key.key_arn, Policy=self._key_policy(key.role_name, denied=actions))

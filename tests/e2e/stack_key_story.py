@@ -103,11 +103,11 @@ class OwnKey:
         page = (CHECKOUT.root / "docs" / "own-key.md").read_text(encoding="utf-8")
         block = re.search(r"```sh\n(.*?)```", page, re.DOTALL)
         assert block is not None
-        made, *rest = block[1].splitlines()
-        self.arn = self.shell.paste(made).strip()
-        assert rest.pop().startswith("sam deploy "), "which is what the story does itself"
-        for line in rest:
-            self.shell.paste(line.replace("KEY_ARN", self.arn))
+        # The page deploys then, which is what the story does itself.
+        commands, deploys, _ = block[1].partition("make build\n")
+        assert deploys
+        self.shell.paste(f'{commands}printf %s "$KEY_ARN" > key-arn')
+        self.arn = (folder / "key-arn").read_text(encoding="ascii")
         self.printed: Any = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
         assert json.loads(self.kms.get_key_policy(KeyId="alias/keyvigil")["Policy"]) == self.printed
         assert self.kms.get_key_rotation_status(KeyId=self.arn)["KeyRotationEnabled"]
@@ -162,6 +162,26 @@ def undelivered_alerts_and_events_need_their_statement(cloud: LocalCloud, key: O
     assert arrived() == (1, 1), seen
 
 
+def a_broken_key_stops_sweeps_and_no_longer(
+    cloud: LocalCloud, outputs: StackOutputs, key: OwnKey, project: Project
+) -> None:
+    """While the key is disabled a sweep fails, which the stack's alarms see; nothing is to be done but to enable it."""
+    functions = cloud.session().client("lambda")
+
+    def sweep() -> bool:
+        return "FunctionError" not in functions.invoke(FunctionName=outputs["PlanSweepFunctionName"], Payload=b"{}")
+
+    key.kms.disable_key(KeyId=key.arn)
+    try:
+        assert not sweep()
+        with pytest.raises(ApiProblemError):
+            project.api.get("projects", project.project_id)
+    finally:
+        key.kms.enable_key(KeyId=key.arn)
+    assert sweep()
+    assert project.api.get("projects", project.project_id)["project_id"] == project.project_id
+
+
 @story_on_its_own_cloud
 def a_key_is_given_to_the_stack_and_taken_away_again_and_topics_follow(stage: Stage) -> None:
     with TemporaryDirectory() as folder:
@@ -192,6 +212,7 @@ def told_under_the_printed_policy(own_cloud: LocalCloud, own: OwnKey) -> None:
     with own.without("LetIamDecide"), pytest.raises(ApiProblemError):
         new.api.get("projects", new.project_id, "keys", watched)
     undelivered_alerts_and_events_need_their_statement(own_cloud, own, new)
+    a_broken_key_stops_sweeps_and_no_longer(own_cloud, outputs, own, new)
     now.wait_for_topic(old.alert_topic_arn, key)
     wait_until(
         "a sweep's probe, over the encrypted queue",

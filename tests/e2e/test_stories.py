@@ -28,6 +28,7 @@ from tests.e2e import (  # noqa: F401  importing them adds their stories
     fault_story,
     import_story,
     key_event_stories,
+    lean_story,
     own_trouble_story,
     receiver_stories,
     stack_key_story,

@@ -4,7 +4,8 @@ How to add a page: name it in FOLLOWED (tests/guides/written_commands.py) with t
 
     def test_a_page(playground: Playground, pages: Pages) -> None:
         operator = playground.operator("acme-mine")
-        operator.paste("keyvigil project create acme-mine")  # what the page takes for granted
+        taken_in = playground.take_in("acme-mine")  # what the page takes for granted: a project, a key and its role
+        playground.tell(operator, taken_in)
         with pages.open("docs/mine.md") as page:
             printed = page.follow(operator, "A chapter")
         assert "HEALTHY" in printed

@@ -20,6 +20,7 @@ FOLLOWED = {
     OPERATOR: "test_quick_starts.py",
     CUSTOMER: "test_quick_starts.py",
     "docs/cli.md": "test_quick_starts.py",
+    **{str(page.relative_to(ROOT)): "test_systems.py" for page in sorted((ROOT / "docs" / "systems").glob("*.md"))},
     "docs/import.md": "test_running_systems.py",
     "docs/discover.md": "test_running_systems.py",
     "docs/doctor.md": "test_running_systems.py",

@@ -97,7 +97,7 @@ def test_the_commands_that_print_are_written_as_they_must_be() -> None:
     printing = [each for each in commands() if each.startswith("keyvigil policy ")]
     assert printing
     for each in printing:
-        result = CliRunner().invoke(app, shlex.split(each.replace("KEY_ARN", KEY))[1:])
+        result = CliRunner().invoke(app, shlex.split(each.replace("$KEY_ARN", KEY))[1:])
         assert result.exit_code == 0, result.stderr
         assert json.loads(result.stdout)["Statement"]
 

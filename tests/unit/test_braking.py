@@ -14,6 +14,7 @@ from keyvigil.domain.held import HeldFor
 from keyvigil.domain.incidents import Decision, Incident, IncidentStatus, LockoutVerb, Mending
 from keyvigil.domain.keys import Health, KeyStatus
 from keyvigil.domain.verdicts import AMBIGUOUS_CAUSES, Cause, Outcome
+from keyvigil.use_cases import braking
 from keyvigil.use_cases.braking import KEYVIGIL, AskBrake, BrakeRequest, Braking
 from keyvigil.use_cases.decide_incident import DecideIncident
 from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock
@@ -264,6 +265,41 @@ def test_the_operator_is_told_although_every_customer_has_a_grace_and_the_brake_
     assert fleet.lockouts(theirs) == {"grace": len(theirs)}
     assert [brake.engaged_by for brake in fleet.braking.engaged()] == [KEYVIGIL]
     assert len(fleet.told(AlertType.BRAKE_ENGAGED)) == 1
+
+
+@pytest.mark.parametrize("most", [4, 7, 1000])
+def test_of_more_outages_than_there_is_time_to_read_a_sample_engages_the_brake(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Half of a Region's keys, of all customers: whoever looks at some of them sees the same share."""
+    monkeypatch.setattr(braking, "OUTAGES_READ", most)
+    reads: list[str] = []
+    read = fleet.store.incident
+
+    def counted(project_id: str, incident_id: str) -> Incident | None:
+        reads.append(incident_id)
+        return read(project_id, incident_id)
+
+    monkeypatch.setattr(fleet.store, "incident", counted)
+    theirs = list(range(12))
+    fleet.breaks(theirs, Cause.ACCESS_DENIED)
+    reads.clear()
+    fleet.decide(fleet.project_of(0), fleet.key_id(0), "i0")
+    assert len(reads) <= most + 1
+    (brake,) = fleet.braking.engaged()
+    assert brake.engaged_by == KEYVIGIL
+    assert ("in a sample of one outage in" in brake.reason) is (most < len(theirs))
+
+
+@pytest.mark.parametrize("most", [3, 1000])
+def test_a_sample_of_few_outages_is_no_reason_to_brake(
+    large: Fleet, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(braking, "OUTAGES_READ", most)
+    his = large.of_account(0)
+    large.breaks(his, Cause.ACCESS_DENIED)
+    assert large.lockouts(his) == {"locks": 12}
+    assert not large.braking.engaged()
 
 
 def test_everything_failing_at_once_is_held_in_each_region(fleet: Fleet) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import marshal
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -136,3 +137,38 @@ def test_the_same_source_gives_the_same_file(kept: Path, tmp_path: Path) -> None
     make = f"from pathlib import Path; from keyvigil import dataclass_methods as d; d.keep(Path({str(again)!r}))"
     subprocess.run([sys.executable, "-c", make], check=True, timeout=60)  # noqa: S603  this interpreter
     assert again.read_bytes() == kept.read_bytes()
+
+
+def test_what_the_api_imports_is_kept_for_its_layer_without_what_all_functions_have(kept: Path, tmp_path: Path) -> None:
+    file = tmp_path / dataclass_methods.KEPT_FOR_API
+    make = f"from pathlib import Path; from keyvigil import dataclass_methods as d; d.keep_for_api(Path({str(file)!r}))"
+    subprocess.run([sys.executable, "-c", make], check=True, timeout=60)  # noqa: S603  this interpreter
+    texts = marshal.loads(file.read_bytes())  # noqa: S302  made above
+    assert len(texts) > 40
+    assert not texts.keys() & marshal.loads(kept.read_bytes()).keys()  # noqa: S302  made above
+
+    count = """
+import builtins, dataclasses
+from keyvigil import dataclass_methods
+compiled = []
+vars(dataclass_methods)["exec"] = lambda source, *names: (
+    compiled.append(source) if isinstance(source, str) else None, builtins.exec(source, *names))
+import keyvigil.api
+import annotated_types, pydantic.fields, pydantic.types
+print(len(compiled))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(  # noqa: S603  this interpreter
+        [sys.executable, "-c", count], check=True, capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.stdout.split() == ["0"], "the layer's file is found wherever it lies on the path"
+
+
+def test_in_lambda_the_collector_runs_more_seldom_and_still_runs() -> None:
+    asked = "import gc; import keyvigil; print(gc.isenabled(), gc.get_threshold()[0])"
+    for name, expected in (("AWS_LAMBDA_FUNCTION_NAME", "True 20000"), ("SOMEWHERE_ELSE", "True 2000")):
+        environment = {name: "x", "PATH": os.environ["PATH"]}
+        done = subprocess.run(  # noqa: S603  this interpreter
+            [sys.executable, "-c", asked], check=True, capture_output=True, text=True, timeout=60, env=environment
+        )
+        assert done.stdout.strip() == expected

@@ -98,7 +98,7 @@ def actual(where: str) -> list[int]:
             return _numbers(_walk(SourceTemplate.load().resources[logical_id]["Properties"], steps))
         case "capacity":
             concurrency, what = rest.split("/")
-            return [SourceTemplate.load().content["Mappings"]["Capacity"][concurrency][what]]
+            return [int(SourceTemplate.load().content["Mappings"]["Capacity"][concurrency][what])]
         case "statemachine":
             name, *steps = rest.split("/")
             machine = json.loads((ROOT / "statemachines" / f"{name}.asl.json").read_text())

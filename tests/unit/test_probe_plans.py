@@ -83,6 +83,36 @@ class World:
         return sum(self.prober.calls.values()) - self.prober.calls["GetSecretValue"]
 
 
+def kms_requests_a_day(plan: str, use: KeyUse, interval: int) -> int:
+    """How many requests KMS gets of one key on an undisturbed day."""
+    world = World(plan, use=use, interval=interval)
+    world.pass_by(timedelta(hours=5))  # the first probes only show the plan, and the closer look is made
+    world.prober.calls.clear()
+    world.pass_by(DAY)
+    return world.kms_calls()
+
+
+def the_plan_s_arithmetic(use: KeyUse, interval: int) -> tuple[float, float]:
+    """Requests to KMS an hour, as decision 30 has them: n probes, w operations in a whole check, one closer look."""
+    n, w, c = 60 / interval, 4 if use is KeyUse.CSE else 3, 1
+    return w * n + c, (n - 1) + w + c / 4
+
+
+@pytest.mark.parametrize("use", [KeyUse.CMEK, KeyUse.CSE])
+@pytest.mark.parametrize("interval", [1, 5, 10, 15, 30])
+def test_a_day_s_requests_are_those_of_the_plan_s_arithmetic(use: KeyUse, interval: int) -> None:
+    for plan, an_hour in zip(("full", LEAN), the_plan_s_arithmetic(use, interval), strict=True):
+        assert kms_requests_a_day(plan, use, interval) == pytest.approx(24 * an_hour, rel=0.01), plan
+
+
+@pytest.mark.parametrize("interval", [15, 30])
+def test_045_cannot_be_had_at_long_intervals_by_any_plan_that_makes_the_whole_check_hourly(interval: int) -> None:
+    full, lean = the_plan_s_arithmetic(KeyUse.CMEK, interval)
+    one_call_an_interval_and_nothing_else = 60 / interval - 1 + 3
+    assert lean > 0.45 * full
+    assert one_call_an_interval_and_nothing_else > 0.45 * full
+
+
 @pytest.mark.parametrize("use", KeyUse)
 def test_over_a_day_lean_asks_for_at_most_045_of_what_full_asks_of_kms(use: KeyUse) -> None:
     full, lean = World("full", use=use), World(LEAN, use=use)

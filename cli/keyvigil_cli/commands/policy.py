@@ -20,7 +20,6 @@ from keyvigil_cli.printable import as_json
 group = typer.Typer(help="Policies: of roles, keys and tenants, printed as JSON.", no_args_is_help=True)
 
 UseWord = Literal["cmek", "cse", "kes", "service"]
-ServiceWord = Literal["cloudtrail", "dynamodb", "events", "lambda", "logs", "rds", "s3", "secretsmanager", "sns", "ssm"]
 
 KeyArn = Annotated[str, typer.Argument(metavar="KEY_ARN", help="ARN of the key.")]
 Project = Annotated[str, typer.Option(help="The project whose probes the role may encrypt and decrypt.")]

@@ -6,7 +6,6 @@ import yaml
 
 from keyvigil_cli.imports.found import NotReadableError
 
-_TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 
 

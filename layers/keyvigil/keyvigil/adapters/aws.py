@@ -102,6 +102,9 @@ class _Session:
     def get_credentials(self) -> Credentials | None:
         return self._session.get_credentials()
 
+    def ca_bundle(self) -> Any:
+        return self._session.get_config_variable("ca_bundle")
+
 
 @once
 def session() -> "boto3.Session":
@@ -116,7 +119,8 @@ def ca_bundle() -> str:
 
     Source: https://docs.aws.amazon.com/sdkref/latest/guide/feature-gen-config.html (`ca_bundle`)
     """
-    asked_for: Any = own_session().get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or True
+    ours: Any = session()
+    asked_for: Any = ours.ca_bundle() or os.environ.get("REQUESTS_CA_BUNDLE") or True
     return str(get_cert_path(asked_for))
 
 

@@ -40,7 +40,7 @@ class Answer:
 
     def __init__(self, came: http.client.HTTPResponse) -> None:
         self.status = self.status_code = came.status
-        self.headers = {name.lower(): value for name, value in came.getheaders()}
+        self.headers = {name.lower(): value for name, value in came.headers.raw_items()}
         self.content = came.read(came.length)
         self.length_remaining = came.length
         self.version_string = "HTTP"
@@ -53,9 +53,11 @@ class _Connection(HTTPConnection):
 
     @override
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **_options: Any) -> None:
-        """Send a request whose headers have all that it needs but its length."""
-        if self.sock is not None:
-            self.sock.settimeout(self.timeout)
+        """Send a request whose headers have all that it needs but its length.
+
+        On a connection that was used before, the time-out for reading holds for writing too: each change of it is a
+        system call, around which another thread takes the interpreter.
+        """
         self._held = []
         try:
             self.putrequest(method, url, skip_host=True)
@@ -83,7 +85,8 @@ class _Connection(HTTPConnection):
     @override
     def getresponse(self) -> Any:
         """The answer, read to its end. If that was cut off, the pool will find that the connection was dropped."""
-        self.sock.settimeout(self.timeout)
+        if self.sock.gettimeout() != self.timeout:
+            self.sock.settimeout(self.timeout)
         return Answer(http.client.HTTPConnection.getresponse(self))
 
 

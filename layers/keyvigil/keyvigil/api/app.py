@@ -18,7 +18,7 @@ from aws_lambda_powertools.event_handler.openapi.params import Body, Query
 
 from keyvigil import wiring
 from keyvigil.api import views
-from keyvigil.api.idempotency import answer_once, key_of
+from keyvigil.api.idempotency_keys import key_of
 from keyvigil.api.problems import problem
 from keyvigil.api.requests import (
     AnswerLock,
@@ -88,6 +88,9 @@ def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
     key = key_of(event)
     if key is None:
         return app.resolve(event, context)
+    # Importing it imports boto3: a fifth of the start, which only requests with such a key wait for.
+    from keyvigil.api.idempotency import answer_once  # noqa: PLC0415  see above
+
     answer = answer_once(event, context, key, _content(event), lambda: app.resolve(event, context))
     return _early(answer) if isinstance(answer, Response) else answer
 

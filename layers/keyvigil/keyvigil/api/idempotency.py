@@ -7,7 +7,7 @@ with what was wrong mended.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -31,7 +31,6 @@ type Answer = dict[str, Any]
 logger = Logger(service="registry_api")
 
 KEPT_SECONDS = 24 * 60 * 60
-_CREATES = re.compile(r"(?:/projects(?:/[^/]+/(?:keys|clusters|backups|subscriptions|silences))?|/fleet/canaries)\Z")
 # Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/ (with or without its quotes)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z", re.ASCII)
 
@@ -42,20 +41,6 @@ class _NotCreatedError(Exception):
     def __init__(self, answer: Answer) -> None:
         super().__init__()
         self.answer = answer
-
-
-def creates(path: str) -> bool:
-    """Whether a POST on this path creates something."""
-    return _CREATES.match(path) is not None
-
-
-def key_of(event: Event) -> str | None:
-    """The request's Idempotency-Key, None if it has none or is not one that creates."""
-    http = event["requestContext"]["http"]
-    if http["method"] != "POST" or not creates(str(event["rawPath"])):
-        return None
-    headers: Mapping[str, str] = event.get("headers") or {}
-    return next((value for name, value in headers.items() if name.lower() == "idempotency-key"), None)
 
 
 def answer_once(

@@ -7,7 +7,7 @@ from inspect import cleandoc
 from typing import Any
 
 from keyvigil.api.app import app
-from keyvigil.api.idempotency import creates
+from keyvigil.api.idempotency_keys import creates
 from keyvigil.api.problems import CONTENT_TYPE
 
 PROBLEM: dict[str, Any] = {

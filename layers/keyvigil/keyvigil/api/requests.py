@@ -28,9 +28,12 @@ Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")
 
 
 class Request(BaseModel):
-    """A request body: unknown fields are refused, and nothing is converted silently."""
+    """A request body: unknown fields are refused, and nothing is converted silently.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    A request has one of these, so each is built when it is first asked for, and not all at the start.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class CreateProject(Request):
