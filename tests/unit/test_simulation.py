@@ -77,7 +77,7 @@ KEPT = json.loads(RESULTS.read_text())
 SIZES = ("1,000 keys", "100,000 keys", "1,000,000 keys")
 
 
-@pytest.mark.parametrize(("small", "large"), pairwise(SIZES))
+@pytest.mark.parametrize(("small", "large"), list(pairwise(SIZES)))
 def test_in_the_kept_results_nothing_grows_faster_than_the_number_of_keys(small: str, large: str) -> None:
     few, many = KEPT[small], KEPT[large]
     for count in ("checks", "kms_requests", "messages", "check_invocations"):
