@@ -9,17 +9,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from benchmarks.simulation.run import CADENCES, cadence
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "cost.md"
 RESULTS = ROOT / "benchmarks" / "simulation" / "results.json"
 
 HOURS = 730
-CADENCES = {
-    1: "1,000 keys, every 1 min",
-    5: "1,000 keys, every 5 min",
-    10: "1,000 keys",
-    60: "1,000 keys, every 60 min",
-}
 KEYS = 1000
 
 # What the simulation does not count, and an item's sizes as the tests' examples have them.
@@ -30,17 +26,7 @@ ENTRY_READ_UNITS = 200 / 4096 / 2
 TRANSITIONS = 25
 LOG_BYTES_A_CHECK = 700
 SWEEP_GB_SECONDS = 0.5 * 5
-WHOLE_CHECK = 3
 CANARY_REQUESTS = 3 * 60 * HOURS
-
-
-def lean_requests(full: float, cadence: int, *, looks: int = 2) -> float:
-    """KMS requests of the lean plan: one Decrypt a check, the whole check hourly, its closer look every four hours.
-
-    Calculated from the plan and not simulated; failing keys are left as they are. `full` has the closer look hourly.
-    """
-    checks = 60 / cadence
-    return full * (checks - 1 + WHOLE_CHECK + looks / 4) / (checks * WHOLE_CHECK + looks)
 
 
 def price(name: str, count: float, prices: dict[str, Any]) -> float:
@@ -97,40 +83,36 @@ def page() -> str:
     together = re.search(r"<!-- make cost -->.*?\| together \|.*?\$([0-9.]+)", readme, re.DOTALL)
     assert together is not None  # noqa: S101  `make cost` writes it
     watching = float(together[1])
-    heads = [f"every {cadence} min" for cadence in CADENCES]
-    hours = [results[name] for name in CADENCES.values()]
-    ours = [operator(hour, prices, watching) for hour in hours]
-    full = [customers(hour["kms_requests"], prices) for hour in hours]
-    lean = [
-        customers(lean_requests(hour["kms_requests"], cadence), prices)
-        for cadence, hour in zip(CADENCES, hours, strict=True)
-    ]
+    heads = [f"every {minutes} min" for minutes in CADENCES]
+    hours = {plan: [results[cadence(plan, each)] for each in CADENCES] for plan in ("full", "lean")}
+    ours = {plan: [operator(hour, prices, watching) for hour in hours[plan]] for plan in hours}
+    theirs = {plan: [customers(hour["kms_requests"], prices) for hour in hours[plan]] for plan in hours}
     lines = [
         "# The bill",
         "",
         f"US dollars a month for {KEYS:,} keys, one of which breaks each hour, at AWS's list prices of us-east-1 as of",
         f"{table['checked']} (benchmarks/prices.toml names each with its page), without free tiers. `make cost` writes",
-        "this page from the counts of `make simulate`, whose hour begins with the keys moving to their own minutes: up",
-        "to one check more for each key, which weighs most at 60 minutes. Not counted: the API's calls, storage, data",
-        "transfer, the operator's own CloudTrail, AssumeRole's events, a quiet queue's empty receives.",
+        "this page from the counts of `make simulate`. Not counted: the API's calls, storage, data transfer, the",
+        "operator's own CloudTrail, AssumeRole's events, a quiet queue's empty receives.",
         "",
-        "## What the operator pays",
+        "## What the operator pays: plan `full`",
         "",
-        *_table({name: [each[name] for each in ours] for name in ours[0]}, heads),
+        *_table({name: [each[name] for each in ours["full"]] for name in ours["full"][0]}, heads),
         "",
-        "The plan changes nothing here but the seconds that a check takes, which are not told apart. The canary and",
-        "the watching cost the same at a million keys; all else grows with the number of keys.",
+        "## What the operator pays: plan `lean`",
+        "",
+        *_table({name: [each[name] for each in ours["lean"]] for name in ours["lean"][0]}, heads),
+        "",
+        "The canary and the watching cost the same at a million keys; all else grows with the number of keys, and a",
+        "sweep's memory with `CheckConcurrency`.",
         "",
         "## What the customers pay, together: plan `full`",
         "",
-        *_table({name: [each[name] for each in full] for name in full[0]}, heads),
+        *_table({name: [each[name] for each in theirs["full"]] for name in theirs["full"][0]}, heads),
         "",
         "## What the customers pay, together: plan `lean`",
         "",
-        "Calculated from the plan (one Decrypt an interval, the whole check hourly, its closer look at rotation and",
-        "alias every four hours instead of every hour) and not simulated.",
-        "",
-        *_table({name: [each[name] for each in lean] for name in lean[0]}, heads),
+        *_table({name: [each[name] for each in theirs["lean"]] for name in theirs["lean"][0]}, heads),
         "",
         "Of the three lines every customer pays the first. The second is paid by who has a second trail that takes",
         "management events and does not leave KMS's out, the third by who has GuardDuty turned on.",

@@ -1,6 +1,6 @@
-"""A table in memory that holds a million keys: one that is as most are is kept as the six numbers it differs by.
+"""A table in memory that holds a million keys, with an index of what is due, and counts what DynamoDB would bill.
 
-Nothing is lost by that: a key that differs in anything else from its reconstruction is kept whole.
+A key is made when it is first read, and kept whole from then on: two gigabytes for a million.
 """
 
 from array import array
@@ -10,10 +10,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import cast, override
 
+from keyvigil.adapters.dynamodb_store import AGENDA_SHARDS, COUNTED_A_MINUTE
 from keyvigil.domain.alerts import OutboxRow
 from keyvigil.domain.incidents import Incident
-from keyvigil.domain.keys import CloserLook, Health, Key, KeyStatus, Trigger
+from keyvigil.domain.keys import CloserLook, Health, Key, KeyStatus, Trigger, next_due
+from keyvigil.domain.probe_plans import LEAN, LEAST_LATENESS, WHOLE_CHECK_EVERY
 from keyvigil.domain.projects import Enforcement, Project
+from keyvigil.domain.quotas import next_probe
 from keyvigil.errors import ConflictError
 from keyvigil.ports import DUE_KEYS_READ, DueKey, Entity, FleetCounts, Put, Write
 from tests import examples
@@ -21,8 +24,7 @@ from tests.fakes import MemoryStore, Place, place
 
 REGIONS = ("us-east-1", "us-west-2", "eu-central-1", "ap-southeast-2")
 KEYS_A_PROJECT = 20
-SHARDS = 8
-"""As `AGENDA_SHARDS` of the table."""
+SHARDS = AGENDA_SHARDS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -51,10 +53,11 @@ def number_of(key_id: str) -> int:
 class FleetStore(MemoryStore):
     """The tests' store, with keys in columns, an index of what is due, and a count of what DynamoDB would bill."""
 
-    def __init__(self, keys: int, *, interval_minutes: int, start: datetime) -> None:
+    def __init__(self, keys: int, *, interval_minutes: int, start: datetime, plan: str = "full") -> None:
         super().__init__()
         self.size = keys
         self.interval_minutes = interval_minutes
+        self.plan = plan
         self.reads: Counter[str] = Counter()
         self.writes: Counter[str] = Counter()
         self.index_writes: Counter[tuple[str, int, int]] = Counter()
@@ -62,20 +65,24 @@ class FleetStore(MemoryStore):
         self.table_writes: Counter[str] = Counter()
         """Writes by partition key, of projects only: the others have one for each row."""
         self.now = start
-        self.whole: dict[int, Key] = {}
+        self.not_healthy: dict[int, Key] = {}
         self._of: dict[type, dict[Place, Entity]] = defaultdict(dict)
         self._unsent: dict[str, datetime] = {}
         self._open: set[tuple[str, str]] = set()
-        self._project = examples.project(enforcement=Enforcement.OBSERVE, check_interval_minutes=interval_minutes)
+        self._project = examples.project(
+            enforcement=Enforcement.OBSERVE, check_interval_minutes=interval_minutes, probe_plan=plan
+        )
         self._key = examples.key()
-        first = milliseconds(start)
-        span = interval_minutes * 60_000
-        self._due = array("q", (first + (number * 7919) % span for number in range(keys)))
-        self._probed = array("q", (due - span for due in self._due))
-        self._looked = array("q", (first - (number * 104_729) % 3_300_000 for number in range(keys)))
-        self._streak = array("q", [3]) * keys
-        self._latency = array("q", [60]) * keys
-        self._version = array("q", [1]) * keys
+        self._first, self._span = milliseconds(start), interval_minutes * 60_000
+        self._keys: list[Key | None] = [None] * keys
+        # Each key in its own minute, as it is after the first interval.
+        self._due = array(
+            "q",
+            (
+                milliseconds(next_due(project_id_of(number), key_id_of(number), Health(), interval_minutes, start))
+                for number in range(keys)
+            ),
+        )
         self._buckets: dict[int, array[int]] = {}
         for number, due in enumerate(self._due):
             self._bucket(number, due)
@@ -86,25 +93,40 @@ class FleetStore(MemoryStore):
             bucket = self._buckets[due // 60_000] = array("q")
         bucket.append(number)
 
-    def _rebuilt(self, number: int) -> Key:
-        probed = moment_of(self._probed[number])
+    def _at(self, number: int) -> Key:
+        """A key as it stands; one that nobody read yet was probed an interval before it is due."""
+        key = self._keys[number]
+        return key if key is not None else self._made(number)
+
+    def _made(self, number: int) -> Key:
         region = REGIONS[number % len(REGIONS)]
         account = f"{number // KEYS_A_PROJECT:012d}"
-        return replace(
+        probed = moment_of(self._due[number] - self._span)
+        looked = CloserLook(looked_at=moment_of(self._first - (number * 104_729) % 3_300_000))
+        key = self._keys[number] = replace(
             self._key,
             project_id=project_id_of(number),
             key_id=key_id_of(number),
             key_arn=f"arn:aws:kms:{region}:{account}:key/{number:032d}",
+            role_arn=f"arn:aws:iam::{account}:role/keyvigil-customer",
             region=region,
             account_id=account,
-            health=Health(healthy_streak=self._streak[number], counted_at=probed),
-            facts=replace(self._key.facts, closer=CloserLook(looked_at=moment_of(self._looked[number]))),
-            verdict=replace(self._key.verdict, latency_ms=self._latency[number], probed_at=probed),
+            health=Health(healthy_streak=3, counted_at=probed),
+            facts=replace(self._key.facts, closer=looked),
+            verdict=replace(self._key.verdict, latency_ms=60, probed_at=probed),
             last_probed_at=probed,
             last_trigger=Trigger.SCHEDULE,
             due_at=moment_of(self._due[number]),
-            version=self._version[number],
+            lean_until=self._whole_again(number) if self.plan == LEAN else None,
+            version=1,
         )
+        return key
+
+    def _whole_again(self, number: int) -> datetime:
+        """When a key's next whole check is: the keys had their last one in turn, at an interval each."""
+        every = timedelta(minutes=self.interval_minutes)
+        ago = every * (number % max(1, WHOLE_CHECK_EVERY // every) + 1)
+        return moment_of(self._due[number]) - ago + WHOLE_CHECK_EVERY - every + LEAST_LATENESS
 
     def _keep(self, key: Key) -> None:
         number = number_of(key.key_id)
@@ -112,16 +134,11 @@ class FleetStore(MemoryStore):
         if due != self._due[number]:
             self._due[number] = due
             self._bucket(number, due)
-        self._version[number] = key.version
-        if key.health.status is KeyStatus.HEALTHY and key.open_incident_id is None and key.facts.closer is not None:
-            self._probed[number] = milliseconds(key.last_probed_at)
-            self._looked[number] = milliseconds(key.facts.closer.looked_at)
-            self._streak[number] = key.health.healthy_streak
-            self._latency[number] = key.verdict.latency_ms
-            if self._rebuilt(number) == key:
-                self.whole.pop(number, None)
-                return
-        self.whole[number] = key
+        self._keys[number] = key
+        if key.health.status is KeyStatus.HEALTHY and key.health.unknown_since is None:
+            self.not_healthy.pop(number, None)
+        else:
+            self.not_healthy[number] = key
 
     @override
     def all[T](self, kind: type[T]) -> list[T]:
@@ -137,7 +154,7 @@ class FleetStore(MemoryStore):
         for write in writes:
             entity = write.entity
             if isinstance(entity, Key):
-                version = self._version[number_of(entity.key_id)]
+                version = self._at(number_of(entity.key_id)).version
             else:
                 found = self.items.get(place(entity))
                 version = found.version if found is not None else 0
@@ -176,9 +193,7 @@ class FleetStore(MemoryStore):
     @override
     def key(self, project_id: str, key_id: str) -> Key | None:
         self.reads["Key"] += 1
-        number = number_of(key_id)
-        whole = self.whole.get(number)
-        return whole if whole is not None else self._rebuilt(number)
+        return self._at(number_of(key_id))
 
     @override
     def due_keys(self, until: datetime, most: int = DUE_KEYS_READ) -> list[DueKey]:
@@ -193,7 +208,13 @@ class FleetStore(MemoryStore):
                 del self._buckets[minute]
         due.sort()
         self.reads["entries of the index"] += len(due)
-        return [DueKey(project_id_of(number), key_id_of(number), moment_of(at)) for at, number in due]
+        found = []
+        for at, number in due:
+            key = self._at(number)
+            unknown = key.health.unknown_since is not None
+            moment = moment_of(at)
+            found.append(DueKey(key.project_id, key.key_id, moment, key.account_id, next_probe(key), unknown))
+        return found
 
     @override
     def unsent_rows(self, before: datetime) -> list[str]:
@@ -214,10 +235,10 @@ class FleetStore(MemoryStore):
 
     @override
     def count_fleet(self) -> FleetCounts:
-        self.reads["entries of the index"] += self.size
-        statuses = Counter(key.health.status for key in self.whole.values())
-        statuses[KeyStatus.HEALTHY] += self.size - len(self.whole)
-        unknown = sum(key.health.unknown_since is not None for key in self.whole.values())
+        self.reads["entries of the index"] += min(self.size, COUNTED_A_MINUTE + self.size // SHARDS)
+        statuses = Counter(key.health.status for key in self.not_healthy.values())
+        statuses[KeyStatus.HEALTHY] += self.size - len(self.not_healthy)
+        unknown = sum(key.health.unknown_since is not None for key in self.not_healthy.values())
         return FleetCounts(
             keys={status: statuses[status] for status in KeyStatus}, unknown=unknown, open_incidents=len(self._open)
         )

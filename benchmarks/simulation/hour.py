@@ -1,9 +1,11 @@
 """An hour of KeyVigil in simulated time: the real planner, checks, status machine, outbox, relay and reconciling.
 
-What is not real is stated in `Latencies`: how long AWS takes, and that clusters are none. The planner's own time is
-counted from what it asks for: a page of the index for each MEGABYTE, and a request for each ten messages.
+What is not real is stated in `Latencies`: how long AWS takes, what a key takes of a CPU, and that clusters are none.
+The planner's own time is counted from what it asks for: a page of the index for each MEGABYTE, a request for each ten
+messages, and the CPU that each key of them was measured to take.
 """
 
+import gc
 import heapq
 import random
 import resource
@@ -13,10 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import batched, groupby
 from statistics import median
 from typing import override
 
 from benchmarks.simulation.fleet import SHARDS, FleetStore, number_of
+from keyvigil.adapters.dynamodb_store import READERS
+from keyvigil.adapters.messaging import SENDERS
 from keyvigil.domain.alerts import Alert, LockRequest, WorkflowStart
 from keyvigil.domain.brake import BrakeSettings
 from keyvigil.domain.canaries import CANARY_PROJECT, OwnCanary
@@ -50,13 +55,15 @@ class Latencies:
     kms_median: float = 0.010
     kms_spread: float = 0.5
     """Sigma of a lognormal: one call in a hundred takes 32 ms."""
-    kms_calls_with_cpu: float = 0.004
-    """boto3's CPU for a check (docs: 1 ms a call) and the table's."""
+    check_cpu: float = 0.010
+    """A check's share of a whole vCPU: three calls of boto3 at 1 ms, four of the table, and what is made of them."""
+    due_key_cpu: float = 0.00005
+    """CPU of a key in the sweep: reading, dealing, packing and sending it (decision 31)."""
     table: float = 0.005
     send_batch: float = 0.010
     """One SendMessageBatch, as `KEYS_A_SWEEP` reckons."""
     index_page: float = 0.050
-    """One megabyte of a query, with reading it in Python."""
+    """One megabyte of a query; the readers work at the same time."""
     stream: float = 1.0
     timeout: float = 6.0
     """A probe of a Region that does not answer."""
@@ -67,11 +74,14 @@ class Stack:
     """What the template sets."""
 
     keys_a_sweep: int = KEYS_A_SWEEP
-    senders: int = 1
-    """Sweeps send one batch after the other."""
+    planner_cpu: float = 512 / 1769
+    """vCPUs by memory. https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html"""
+    check_cpu: float = 1024 / 1769
     concurrency: int = 10
     """ScalingConfig.MaximumConcurrency of the check queue."""
-    batch: int = 10
+    slow_concurrency: int = 5
+    """And of the queue for what may hang."""
+    batch: int = 2
     retention: float = 300
 
 
@@ -85,6 +95,7 @@ class Scenario:
     failing: float = 0.001
     recovering: float = 0.5
     """The share of the failing that is mended within the hour, ten minutes after it broke."""
+    plan: str = "full"
     outage: tuple[str, float, float] | None = None
     """A Region whose KMS answers nothing, from one minute to another."""
     stack: Stack = field(default_factory=Stack)
@@ -115,8 +126,10 @@ class Hour:
     writes: dict[str, int] = field(default_factory=dict)
     most_index_writes_a_second: float = 0
     most_project_writes: int = 0
+    longest_planning: float = 0
     longest_sweep: float = 0
     oldest_message: float = 0
+    oldest_slow_message: float = 0
     most_sent: int = 0
     broken: int = 0
     found: int = 0
@@ -125,20 +138,32 @@ class Hour:
     false_incidents: int = 0
     stale_keys: int = 0
     not_sent: int = 0
+    most_not_sent: int = 0
     sent_each_minute: list[int] = field(default_factory=list)
     alerts: dict[str, int] = field(default_factory=dict)
-    wall_seconds: float = 0
+    cpu_seconds: float = 0
     peak_megabytes: float = 0
 
 
 class _Queue(CheckQueue):
+    """What was sent, and with what delay."""
+
     def __init__(self) -> None:
-        self.sent: list[CheckMessage] = []
+        self.sent: list[tuple[int, CheckMessage]] = []
 
     @override
     def send(self, messages: Sequence[CheckMessage | FindActorMessage], *, delay_seconds: int = 0) -> int:
-        self.sent += [each for each in messages if isinstance(each, CheckMessage)]
-        return len(messages)
+        mine = [each for each in messages if isinstance(each, CheckMessage)]
+        self.sent += [(delay_seconds, each) for each in mine]
+        return sum(1 + len(each.others) for each in mine)
+
+
+@dataclass
+class _Lane:
+    """A queue with the functions that Lambda lets take from it."""
+
+    idle: int
+    waiting: deque[tuple[float, CheckMessage]] = field(default_factory=deque)
 
 
 class _Workflow(FakeWorkflow):
@@ -195,15 +220,16 @@ class _Customers(ScriptedProber, Prober):
             simulation.take(simulation.latencies.timeout)
             self.requests += 1
             return ProbeAnswer(verdict=replace(self._timeout, probed_at=began, latency_ms=6000), facts=None)
-        calls = 5 if closely else 3
+        calls = 5 if closely else 1 if lean else 3
         verdict = self._healthy
         if key.project_id != CANARY_PROJECT and simulation.is_broken(key.key_id):
             verdict, calls = self._disabled, 2
         self.requests += calls
-        seconds = sum(simulation.kms_second() for _ in range(calls)) + simulation.latencies.kms_calls_with_cpu
+        seconds = sum([simulation.kms_second() for _ in range(calls)])
         simulation.take(seconds)
         facts = replace(key.facts, closer=CloserLook(looked_at=began)) if closely else key.facts
-        return ProbeAnswer(verdict=replace(verdict, probed_at=began, latency_ms=int(seconds * 1000)), facts=facts)
+        verdict = replace(verdict, probed_at=began, latency_ms=int(seconds * 1000))
+        return ProbeAnswer(verdict=verdict, facts=facts, whole=not lean)
 
     @override
     def probe_registration(self, registration: Registration, *, spent_seconds: float = 0) -> RegistrationAnswer:
@@ -229,10 +255,11 @@ class Simulation:
         self.second = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._events_made = 0
-        self.store = FleetStore(scenario.keys, interval_minutes=scenario.interval_minutes, start=self._start)
-        self._queue, self._notifier = _Queue(), _Notifier()
-        self._waiting: deque[tuple[float, CheckMessage]] = deque()
-        self._idle = scenario.stack.concurrency
+        self.store = FleetStore(
+            scenario.keys, interval_minutes=scenario.interval_minutes, start=self._start, plan=scenario.plan
+        )
+        self._queue, self._slow_queue, self._notifier = _Queue(), _Queue(), _Notifier()
+        self._lane, self._slow_lane = _Lane(scenario.stack.concurrency), _Lane(scenario.stack.slow_concurrency)
         self.result = Hour(keys=scenario.keys, interval_minutes=scenario.interval_minutes, minutes=scenario.minutes)
         self._detections: list[float] = []
         self._asked_for: set[str] = set()
@@ -255,7 +282,7 @@ class Simulation:
         doubt = AskCanaries(self._check_canary, clock)
         self._check_key = CheckKey(store, self._customers, clock, ids, doubt=doubt, confirmation_probes=3)
         stack = self._scenario.stack
-        self._plan = PlanSweep(store, self._queue, clock, keys_a_sweep=stack.keys_a_sweep)
+        self._plan = PlanSweep(store, self._queue, self._slow_queue, clock, keys_a_sweep=stack.keys_a_sweep)
         workflow, receivers = _Workflow(self._started), FakeReceiverCalls()
         self._resent = FakeRelay()
         ask_brake = AskBrake(store, clock, BrakeSettings(minimum_accounts=3, percent=25, max_lockouts=20))
@@ -308,7 +335,8 @@ class Simulation:
         heapq.heappush(self._events, (second, self._events_made, do))
 
     def run(self) -> Hour:
-        began = time.perf_counter()
+        began = time.process_time()
+        gc.disable()  # the keys are millions of objects in no cycle, and would be walked again and again
         for minute in range(self._scenario.minutes):
             self._at(minute * 60 + self._random.uniform(0, 2), self._sweep)
         end = self._scenario.minutes * 60
@@ -316,28 +344,36 @@ class Simulation:
             second, _, do = heapq.heappop(self._events)
             self._set(second)
             do()
-        return self._ended(time.perf_counter() - began)
+        return self._ended(time.process_time() - began)
 
     # --- functions ------------------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
         began, reads = self.second, self.store.reads["entries of the index"]
         swept = self._plan()
-        sent, self._queue.sent = self._queue.sent, []
-        pages = (self.store.reads["entries of the index"] - reads) * ENTRY_BYTES // MEGABYTE + SHARDS
-        at = began + pages * self.latencies.index_page
-        requests = -(-len(sent) // 10)
-        each = self.latencies.send_batch / self._scenario.stack.senders
-        for request in range(requests):
-            at += each
-            self._at(at, self._arrival(sent[request * 10 : request * 10 + 10]))
+        lanes = ((self._lane, self._queue.sent), (self._slow_lane, self._slow_queue.sent))
+        self._queue.sent, self._slow_queue.sent = [], []
+        at = began + self._reading(reads)
+        requests = keys = 0
+        each = max(
+            self.latencies.send_batch / SENDERS, 100 * self.latencies.due_key_cpu / self._scenario.stack.planner_cpu
+        )
+        for lane, sent in lanes:
+            for batch in batched(sent, 10, strict=False):
+                requests += 1
+                at += each
+                for delay, some in groupby(batch, key=lambda it: it[0]):
+                    self._at(at + delay, self._arrival(lane, [message for _, message in some]))
+            keys += sum(1 + len(message.others) for _, message in sent)
+        messages = sum(len(sent) for _, sent in lanes)
         result = self.result
         result.sweeps += 1
         result.queue_requests += requests
-        result.messages += len(sent)
+        result.messages += messages
         result.not_sent = swept.keys_due - swept.keys_sent
-        result.most_sent = max(result.most_sent, len(sent))
-        result.sent_each_minute.append(len(sent))
+        result.most_sent = max(result.most_sent, keys)
+        result.sent_each_minute.append(keys)
+        result.most_not_sent = max(result.most_not_sent, result.not_sent)
         self._set(at)
         counted = self.store.reads["entries of the index"]
         mended = self._reconcile()
@@ -346,58 +382,73 @@ class Simulation:
             self._deliver(rows)
         result.stale_keys = max(result.stale_keys, self._tell_stale().stale_keys)
         self.store.count_fleet()
-        pages = (self.store.reads["entries of the index"] - counted) * ENTRY_BYTES // MEGABYTE + SHARDS
         looked_at = min(len(self.store.open_incidents()), 300)
-        spent = pages * self.latencies.index_page + 6 * looked_at * self.latencies.table
+        spent = self._reading(counted) + 6 * looked_at * self.latencies.table
+        result.longest_planning = max(result.longest_planning, at - began)
         result.longest_sweep = max(result.longest_sweep, at + spent - began)
         assert not mended.errors, mended.errors[:3]  # noqa: S101  a simulation that stumbles proves nothing
         self._outbox()
 
-    def _arrival(self, messages: list[CheckMessage]) -> Callable[[], None]:
+    def _reading(self, before: int) -> float:
+        """Seconds that it takes to read what was read of the index since."""
+        pages = (self.store.reads["entries of the index"] - before) * ENTRY_BYTES // MEGABYTE + 10 * SHARDS
+        return -(-pages // READERS) * self.latencies.index_page
+
+    def _arrival(self, lane: _Lane, messages: list[CheckMessage]) -> Callable[[], None]:
         def arrive() -> None:
-            self._waiting.extend((self.second, message) for message in messages)
-            self._poll()
+            lane.waiting.extend((self.second, message) for message in messages)
+            self._poll(lane)
 
         return arrive
 
-    def _poll(self) -> None:
+    def _poll(self, lane: _Lane) -> None:
         """Hand what waits to the functions that are free."""
         stack, began = self._scenario.stack, self.second
-        while self._idle and self._waiting:
+        cpu = self.latencies.check_cpu / stack.check_cpu
+        is_slow = lane is self._slow_lane
+        while lane.idle and lane.waiting:
             batch: list[CheckMessage] = []
-            while self._waiting and len(batch) < stack.batch:
-                arrived, message = self._waiting.popleft()
-                age = began - arrived
-                self.result.oldest_message = max(self.result.oldest_message, min(age, stack.retention))
-                if age > stack.retention:
+            while lane.waiting and len(batch) < stack.batch:
+                arrived, message = lane.waiting.popleft()
+                age = min(began - arrived, stack.retention)
+                if is_slow:
+                    self.result.oldest_slow_message = max(self.result.oldest_slow_message, age)
+                else:
+                    self.result.oldest_message = max(self.result.oldest_message, age)
+                if began - arrived > stack.retention:
                     self.result.messages_expired += 1
                 else:
                     batch.append(message)
             if not batch:
                 return
-            self._idle -= 1
-            longest = 0.0
+            lane.idle -= 1
+            longest, checked = 0.0, 0
             for message in batch:
-                self._set(began)
-                self._check(message)
-                longest = max(longest, self.second - began)
+                for one in message.singly():
+                    self._set(began)
+                    checked += self._check(one)
+                    longest = max(longest, self.second - began)
+            # Its threads wait at the same time, and share its CPU.
+            took = max(longest + cpu, checked * cpu)
             self.result.check_invocations += 1
-            self.result.check_seconds += longest
-            self._at(began + longest, self._free)
+            self.result.check_seconds += took
+            self._at(began + took, partial(self._free, lane))
             self._set(began)
 
-    def _free(self) -> None:
-        self._idle += 1
+    def _free(self, lane: _Lane) -> None:
+        lane.idle += 1
         self.result.queue_requests += 2  # one receives, one deletes
         self._outbox()
-        self._poll()
+        self._poll(lane)
 
-    def _check(self, message: CheckMessage) -> None:
+    def _check(self, message: CheckMessage) -> bool:
+        """Check what a message names; whether anything was probed."""
         if message.canary:
             self.take(self.latencies.table)
-            self._check_canary(message.key_id, due_at=message.due_at)
-            return
+            return self._check_canary(message.key_id, due_at=message.due_at).probed
+        before = self.result.checks
         self._check_one(message.project_id, message.key_id, message.trigger, message.due_at)
+        return self.result.checks > before
 
     def _check_one(self, project_id: str, key_id: str, trigger: Trigger, due_at: datetime | None) -> bool:
         """Check a key; whether the outage is confirmed or over."""
@@ -450,7 +501,7 @@ class Simulation:
             self._decide(incident.project_id, incident.key_id, incident.incident_id)
         self._outbox()
 
-    def _ended(self, wall: float) -> Hour:
+    def _ended(self, spent: float) -> Hour:
         result = self.result
         result.kms_requests = self._customers.requests
         result.reads = dict(self.store.reads)
@@ -461,7 +512,7 @@ class Simulation:
         result.alerts = dict(self._notifier.published)
         result.detection_median = median(self._detections) if self._detections else 0
         result.detection_worst = max(self._detections, default=0)
-        result.wall_seconds = wall
+        result.cpu_seconds = spent
         result.peak_megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return result
 

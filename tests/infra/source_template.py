@@ -70,7 +70,7 @@ class SourceTemplate:
         its parameter's default.
         """
         parameters = {name: str(each.get("Default", "")) for name, each in rendered["Parameters"].items()}
-        resolver = _Resolver(parameters | given, rendered.get("Conditions", {}))
+        resolver = _Resolver(parameters | given, rendered.get("Conditions", {}), rendered.get("Mappings", {}))
         kept = {
             logical_id: {name: value for name, value in resource.items() if name != "Condition"}
             for logical_id, resource in rendered["Resources"].items()
@@ -113,6 +113,7 @@ _NOTHING = {"Ref": "AWS::NoValue"}
 class _Resolver:
     parameters: dict[str, str]
     conditions: dict[str, Any]
+    mappings: dict[str, Any]
 
     def holds(self, condition: str) -> bool:
         return self._test(self.conditions[condition])
@@ -138,6 +139,8 @@ class _Resolver:
         match value:
             case {"Fn::If": [str(condition), yes, no]}:
                 return self.resolved(yes if self.holds(condition) else no, parameters=parameters)
+            case {"Fn::FindInMap": [name, {"Ref": str(parameter)}, column]}:
+                return self.mappings[name][self.parameters[parameter]][column]
             case {"Ref": str(name)} if parameters and name in self.parameters:
                 return self.parameters[name]
             case {"Fn::Select": [place, {"Ref": str(name)}]} if parameters and name in self.parameters:

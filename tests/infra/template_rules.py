@@ -401,6 +401,7 @@ def concurrency_problems(template: Template) -> list[str]:
     """
     functions = dict(_of_type(template, "AWS::Lambda::Function"))
     reserved = {name: function.get("ReservedConcurrentExecutions") for name, function in functions.items()}
+    together = 0
     problems = [
         f"{name}: has no concurrency of its own"
         for name in (
@@ -417,8 +418,11 @@ def concurrency_problems(template: Template) -> list[str]:
         if _target(mapping["FunctionName"]) != "CheckKeysFunction":
             continue
         taken = mapping.get("ScalingConfig", {}).get("MaximumConcurrency")
+        together += taken or 0
         if taken is None or taken + ROOM_FOR_PROBES > (reserved["CheckKeysFunction"] or 0):
             problems.append(f"{logical_id}: may take {taken or 'all'} of {reserved['CheckKeysFunction']}")
+    if not problems and together + ROOM_FOR_PROBES > (reserved["CheckKeysFunction"] or 0):
+        problems.append(f"CheckKeysFunction: its queues may take {together} of {reserved['CheckKeysFunction']}")
     return problems
 
 

@@ -101,7 +101,7 @@ def _titled(widgets: list[Widget], title: str) -> Widget:
         ),
         pytest.param(
             lambda widgets: _titled(widgets, "Alarms")["properties"]["alarms"].pop(),
-            "alarm ${AWS::StackName}-check-queue-age is not on the dashboard",
+            "alarm ${AWS::StackName}-slow-check-queue-age is not on the dashboard",
             id="forgotten-alarm",
         ),
         pytest.param(

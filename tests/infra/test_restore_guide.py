@@ -2,13 +2,9 @@
 
 import re
 
-from tests.infra.source_template import ROOT
+from tests.infra.source_template import ROOT, SourceTemplate
 
 GUIDE = (ROOT / "docs" / "restore.md").read_text()
-RESERVED = re.compile(
-    r"FunctionName: !Sub \$\{AWS::StackName\}-([a-z-]+)\n(?:(?!FunctionName).*\n)*?"
-    r"      ReservedConcurrentExecutions: !If \[ConcurrencyIsReserved, (\d+), "
-)
 
 
 def test_each_function_that_is_stopped_is_started_with_its_own_concurrency() -> None:
@@ -16,5 +12,11 @@ def test_each_function_that_is_stopped_is_started_with_its_own_concurrency() -> 
     assert listed is not None
     given_back = dict(re.findall(r"--function-name keyvigil-([a-z-]+) --reserved-concurrent-executions (\d+)", GUIDE))
     assert set(given_back) == set(listed[1].split())
-    reserved = dict(RESERVED.findall((ROOT / "template.yaml").read_text()))
+    source = SourceTemplate.load()
+    functions = source.resolve(source.render())["Resources"].values()
+    reserved = {
+        name["Fn::Sub"].removeprefix("${AWS::StackName}-"): str(each["Properties"].get("ReservedConcurrentExecutions"))
+        for each in functions
+        if "Fn::Sub" in (name := each.get("Properties", {}).get("FunctionName", ()))
+    }
     assert given_back == {name: reserved[name] for name in given_back}

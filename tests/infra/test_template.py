@@ -385,7 +385,7 @@ def test_a_check_queue_without_a_dead_letter_queue_is_found(rendered_template: T
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::SQS::Queue":
             resource.get("Properties", {}).pop("RedrivePolicy", None)
-    assert len(template_rules.check_queue_problems(template)) == 1
+    assert len(template_rules.check_queue_problems(template)) == 2
     assert template_rules.dead_letter_problems(template)
 
 
@@ -521,15 +521,22 @@ def test_a_function_without_a_log_group_is_found(rendered_template: Template, so
         pytest.param(
             template_rules.concurrency_problems,
             "CheckKeysFunctionQueue",
-            lambda mapping: mapping["ScalingConfig"].update(MaximumConcurrency=41),
-            "CheckKeysFunctionQueue: may take 41 of 60",
+            lambda mapping: mapping["ScalingConfig"].update(MaximumConcurrency=46),
+            "CheckKeysFunctionQueue: may take 46 of 65",
             id="queue-takes-too-much",
+        ),
+        pytest.param(
+            template_rules.concurrency_problems,
+            "CheckKeysFunctionSlowQueue",
+            lambda mapping: mapping["ScalingConfig"].update(MaximumConcurrency=36),
+            "CheckKeysFunction: its queues may take 46 of 65",
+            id="queues-together-take-too-much",
         ),
         pytest.param(
             template_rules.concurrency_problems,
             "CheckKeysFunctionQueue",
             lambda mapping: mapping.pop("ScalingConfig"),
-            "CheckKeysFunctionQueue: may take all of 60",
+            "CheckKeysFunctionQueue: may take all of 65",
             id="queue-takes-all",
         ),
         pytest.param(

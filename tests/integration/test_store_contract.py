@@ -61,7 +61,7 @@ from keyvigil.domain.silences import Silences
 from keyvigil.domain.staleness import FleetTold
 from keyvigil.domain.verdicts import Cause, Finding, Permission, PolicyKind, Refusal, Remediation
 from keyvigil.errors import ConflictError, DamagedItemError, RefusedError
-from keyvigil.ports import DueKey, Entity, Page, Put, Remove, RowAside, Store, SweepRecord
+from keyvigil.ports import DueKey, Entity, FleetTally, ListTally, Page, Put, Remove, RowAside, Store, SweepRecord
 from tests.examples import (
     CUSTOMER,
     KEY_ARN,
@@ -1552,3 +1552,39 @@ def test_no_item_shows_a_role_or_key_outside_of_its_body(
     beside = json.dumps({name: value for name, value in item.items() if name != "body"})
 
     assert not re.search(f"{ROLE_ARN}|{KEY_ARN}", beside)
+
+
+def test_a_list_that_is_long_is_counted_in_parts_and_all_of_it_within_some_minutes(
+    dynamodb_store: DynamoDbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if a dozen keys were a million: the first call counts all, the others two shards or so each.
+    put(dynamodb_store, *(key(key_id=f"us-west-2.{number}") for number in range(12)))
+    monkeypatch.setattr("keyvigil.adapters.dynamodb_store.COUNTED_A_MINUTE", 2)
+    asked: list[str] = []
+    index = dynamodb_store._item.agenda
+    real = index.count
+
+    def counted(name: str) -> int:
+        asked.append(name)
+        return real(name)
+
+    monkeypatch.setattr(index, "count", counted)
+
+    assert dynamodb_store.count_fleet().keys[KeyStatus.HEALTHY] == 12
+    assert sum(name.startswith("due#") for name in asked) == 8
+    put(dynamodb_store, *(key(key_id=f"us-east-1.{number}") for number in range(12)))
+    seen = []
+    for _ in range(8):
+        asked.clear()
+        seen.append(dynamodb_store.count_fleet().keys[KeyStatus.HEALTHY])
+        assert sum(name.startswith("due#") for name in asked) < 8
+
+    assert seen == sorted(seen)
+    assert seen[-1] == 24, "nothing is added up, so whatever happened between two calls is found"
+
+
+def test_a_tally_of_another_number_of_shards_is_begun_anew(dynamodb_store: DynamoDbStore) -> None:
+    put(dynamodb_store, key())
+    dynamodb_store._put_note("FLEET_TALLY", FleetTally({"due": ListTally((7, 7), 1)}))
+
+    assert dynamodb_store.count_fleet().keys[KeyStatus.HEALTHY] == 1

@@ -7,6 +7,7 @@ import pytest
 from keyvigil.domain.alerts import AlertType, WorkflowStart, lock_request, make_alert
 from keyvigil.domain.clusters import ClusterStatus, LockSettings, LockVia
 from keyvigil.domain.incidents import IncidentStatus, WorkflowKind
+from keyvigil.domain.keys import Health
 from keyvigil.domain.verdicts import Cause
 from keyvigil_cli.api_client import ApiProblemError, JsonObject
 from keyvigil_cli.local_cloud import OPERATOR_ACCOUNT, REGION, STACK_NAME
@@ -128,6 +129,21 @@ def a_key_that_is_due_is_probed(scene: Scene) -> None:
         "the key to be probed",
         lambda: scene.store.key(key.project_id, key.key_id),
         lambda seen: seen is not None and seen.last_trigger == "schedule",
+        within=SOON_SECONDS,
+        every=0.1,
+    )
+
+
+@drill(on(SWEEP, "SlowCheckQueue", "sqs:SendMessageBatch"))
+def a_key_of_which_nothing_is_known_is_probed(scene: Scene) -> None:
+    unknown = Health(unknown_since=scene.now() - timedelta(minutes=5))
+    key = scene.watched_key(due_in=-timedelta(seconds=1), health=unknown)
+    swept = scene.sweep()
+    assert swept["keys_sent"] == swept["keys_due"]
+    wait_until(
+        "the key to be known",
+        lambda: scene.store.key(key.project_id, key.key_id),
+        lambda seen: seen is not None and seen.health.unknown_since is None,
         within=SOON_SECONDS,
         every=0.1,
     )

@@ -289,7 +289,7 @@ class Outage(OutboxRelay, ReceiverCalls):
             "call_receiver": CallReceiver(
                 store, {(LockVia.LAMBDA, Preset.NONE): receiver}, record, clock, ids, pauses, bounds
             ),
-            "plan_sweep": PlanSweep(store, self.queue, clock),
+            "plan_sweep": PlanSweep(store, self.queue, self.queue, clock),
             "follow_receivers": FollowReceivers(store, calls, clock),
             "open_shut_clusters": OpenShutClusters(store, clock, ids),
             "stop_orphans": StopOrphans(store, workflow, clock),

@@ -382,7 +382,7 @@ class Simulation(Prober, OutboxRelay):
         self.settle_recovery = SettleRecovery(store, clock, ids)
         self.person = DecideIncident(store, clock, ids)
         self.assert_anew = AssertAnew(store, clock, ids)
-        self.plan_sweep = PlanSweep(store, self.queue, clock)
+        self.plan_sweep = PlanSweep(store, self.queue, self.queue, clock)
         self.receivers.use_case = CallReceiver(
             store, self.receivers.by_kind, self.record, clock, ids, self.receivers, bounds
         )

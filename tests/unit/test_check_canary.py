@@ -206,7 +206,7 @@ def test_the_loser_of_a_race_keeps_the_later_probe(world: World) -> None:
 def test_a_sweep_sends_the_stacks_own_first_though_nobody_registered_it_and_all_others(world: World) -> None:
     queue = FakeQueue()
     world.store.put(THERE)
-    result = PlanSweep(world.store, queue, world.clock)()
+    result = PlanSweep(world.store, queue, queue, world.clock)()
     assert [each.key_id for each in queue.canaries] == [THERE.canary_id, STACKS_OWN]
     assert {(each.project_id, each.due_at) for each in queue.canaries} == {(CANARY_PROJECT, NOW)}
     assert (result.keys_due, result.keys_sent) == (1, 1), "canaries are not counted as keys"

@@ -916,7 +916,7 @@ def plan_sweep_with(use: Use, store: MemoryStore, **wired: Any) -> None:
     """Wire a sweep in which everything works, and what a test wants otherwise."""
     usual: dict[str, Any] = {
         "store": store,
-        "plan_sweep": PlanSweep(store, FakeQueue(), FakeClock()),
+        "plan_sweep": PlanSweep(store, FakeQueue(), FakeQueue(), FakeClock()),
         "reconcile": ReconcileReport,
         "follow_receivers": FollowReport,
         "keep_topics": KeepTopics(store, FakeTopics()),
@@ -941,7 +941,7 @@ def test_a_sweep_sends_the_keys_that_are_due_and_then_mends(
     plan_sweep_with(
         use,
         store,
-        plan_sweep=PlanSweep(store, queue, FakeClock()),
+        plan_sweep=PlanSweep(store, queue, queue, FakeClock()),
         reconcile=reconcile,
         tell_stale=Recorder(StaleReport(stale_keys=2, errors=[("acme-prod/k", "the table did not answer")])),
         follow_receivers=Recorder(FollowReport(asked=1, errors=[("acme-prod/vectors", "could not be asked")])),
@@ -1006,7 +1006,7 @@ def test_a_sweep_that_met_what_it_cannot_read_does_everything_else_and_fails_for
 ) -> None:
     queue = FakeQueue()
     report = ReconcileReport(errors=[("01K", "NewerItemError: INCIDENT#01K has schema 9")], unreadable=1)
-    plan_sweep_with(use, store, plan_sweep=PlanSweep(store, queue, FakeClock()), reconcile=lambda: report)
+    plan_sweep_with(use, store, plan_sweep=PlanSweep(store, queue, queue, FakeClock()), reconcile=lambda: report)
 
     with pytest.raises(UnreadableItemsError, match="1 items could not be read"):
         load("plan_sweep").handler({}, Context())
@@ -1049,7 +1049,7 @@ def test_a_queue_that_takes_nothing_keeps_nothing_from_being_mended_but_the_swee
     plan_sweep_with(
         use,
         store,
-        plan_sweep=PlanSweep(store, BrokenQueue(), FakeClock()),
+        plan_sweep=PlanSweep(store, BrokenQueue(), BrokenQueue(), FakeClock()),
         reconcile=reconcile,
         heartbeat=heartbeat,
     )
@@ -1129,7 +1129,7 @@ def test_a_sweep_says_for_how_long_the_oldest_row_has_waited_to_be_sent(
 def test_a_minute_that_another_sweep_has_is_left_to_it(use: Use, store: MemoryStore) -> None:
     queue, reconcile = FakeQueue(), Reconciles()
     store.claim_sweep(NOW)
-    use(plan_sweep=PlanSweep(store, queue, FakeClock()), reconcile=reconcile)
+    use(plan_sweep=PlanSweep(store, queue, queue, FakeClock()), reconcile=reconcile)
 
     assert load("plan_sweep").handler({}, Context()) == {"claimed": False}
     assert queue.messages == []
@@ -1139,7 +1139,7 @@ def test_a_minute_that_another_sweep_has_is_left_to_it(use: Use, store: MemorySt
 def test_a_fault_in_reconciling_delays_no_probe_and_fails_the_sweep(use: Use, store: MemoryStore) -> None:
     queue = FakeQueue()
     stale = TellStale(store, FakeClock(), CountingIds())
-    use(plan_sweep=PlanSweep(store, queue, FakeClock()), tell_stale=stale, reconcile=explode)
+    use(plan_sweep=PlanSweep(store, queue, queue, FakeClock()), tell_stale=stale, reconcile=explode)
 
     with pytest.raises(RuntimeError):
         load("plan_sweep").handler({}, Context())

@@ -96,6 +96,9 @@ def actual(where: str) -> list[int]:
         case "template":
             logical_id, *steps = rest.split("/")
             return _numbers(_walk(SourceTemplate.load().resources[logical_id]["Properties"], steps))
+        case "capacity":
+            concurrency, what = rest.split("/")
+            return [int(SourceTemplate.load().content["Mappings"]["Capacity"][concurrency][what])]
         case "statemachine":
             name, *steps = rest.split("/")
             machine = json.loads((ROOT / "statemachines" / f"{name}.asl.json").read_text())

@@ -66,7 +66,7 @@ class World:
             braking=Braking(self.store, self.clock, ids),
             confirmation_probes=3,
         )
-        self.sweep = PlanSweep(self.store, self.queue, self.clock)
+        self.sweep = PlanSweep(self.store, self.queue, self.queue, self.clock)
 
     def row(self, row_id: str) -> OutboxRow:
         found = self.store.outbox_row(row_id)
@@ -668,7 +668,7 @@ def test_what_went_wrong_is_told_in_one_line_of_bounded_length(world: World, mon
 
 
 def test_a_sweep_sends_a_bounded_number_of_keys_those_first_that_have_been_due_the_longest(world: World) -> None:
-    world.sweep = PlanSweep(world.store, world.queue, world.clock, keys_a_sweep=2)
+    world.sweep = PlanSweep(world.store, world.queue, world.queue, world.clock, keys_a_sweep=2)
     world.store.put(*(key(key_id=f"k{n}", due_at=NOW - timedelta(seconds=n)) for n in range(5)))
     result = world.sweep()
     assert (result.keys_due, result.keys_sent) == (5, 2)
@@ -682,7 +682,7 @@ def test_a_queue_that_takes_nothing_is_a_sweep_with_trouble_and_the_keys_stay_du
             raise DeliveryError(message)
 
     world.store.put(key())
-    result = PlanSweep(world.store, BrokenQueue(), world.clock)()
+    result = PlanSweep(world.store, BrokenQueue(), BrokenQueue(), world.clock)()
     assert (result.claimed, result.keys_due, result.keys_sent) == (True, 1, 0)
     assert result.trouble == "SQS did not take the message: AccessDenied"
     assert len(world.store.due_keys(NOW)) == 1

@@ -292,7 +292,7 @@ class Herd:
                 )
             )
         self.check = CheckKey(self.store, self.prober, self.clock, CountingIds(), doubt=no_doubt, confirmation_probes=3)
-        self.sweep = PlanSweep(self.store, self.queue, self.clock, quota_share_percent=percent)
+        self.sweep = PlanSweep(self.store, self.queue, self.queue, self.clock, quota_share_percent=percent)
 
     def minute(self) -> None:
         begins = NOW + timedelta(minutes=self.minutes + 1)

@@ -169,7 +169,7 @@ class Stack:
         )
         prober = Counting(self.clock, self.asked)
         self.real = CheckKey(self.store, prober, self.clock, CountingIds(), doubt=no_doubt, confirmation_probes=3)
-        self.sweep = PlanSweep(self.store, self.queue, self.clock)
+        self.sweep = PlanSweep(self.store, self.queue, self.queue, self.clock)
 
     def check(self, project_id: str, key_id: str, trigger: Trigger, *, due_at: datetime | None = None) -> Any:
         if key_id in self.failing:

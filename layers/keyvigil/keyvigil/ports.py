@@ -121,6 +121,21 @@ class FleetCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ListTally:
+    """What counting found on one list: how many entries each shard has, and which shard is next."""
+
+    counted: tuple[int, ...]
+    next_shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTally:
+    """What counting the keys found, by list. Nothing is added up over time, so nothing can drift."""
+
+    lists: Mapping[str, ListTally]
+
+
+@dataclass(frozen=True, slots=True)
 class SharedRole:
     """A customer's role with which the keys of several projects are probed: registered so before that was refused."""
 
@@ -303,7 +318,10 @@ class Store(Protocol):
         """(project id, cluster id) of clusters whose answer is overdue; eventually consistent."""
 
     def count_fleet(self) -> FleetCounts:
-        """Count keys and open incidents in the index, without reading any of them; eventually consistent."""
+        """Count keys and open incidents in the index, without reading any of them; eventually consistent.
+
+        Of a list that is very long one call counts a part, and takes what calls before it counted for the rest.
+        """
 
     def claim_sweep(self, minute: datetime) -> bool:
         """Take this UTC minute's sweep; False if somebody has it already."""

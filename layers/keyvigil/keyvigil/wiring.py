@@ -200,10 +200,13 @@ def receive_key_event() -> "ReceiveKeyEvent":
 @once
 def plan_sweep() -> "PlanSweep":
     """Plan the minute's sweep."""
+    from keyvigil.adapters.messaging import SqsCheckQueue
     from keyvigil.use_cases.plan_sweep import PlanSweep
 
     share = settings().number("QUOTA_SHARE_PERCENT")
-    return PlanSweep(store(), _check_queue(), clock(), quota_share_percent=share)
+    slow_queue = SqsCheckQueue(settings().text("SLOW_CHECK_QUEUE_URL"))
+    keys = settings().number("KEYS_A_SWEEP")
+    return PlanSweep(store(), _check_queue(), slow_queue, clock(), keys_a_sweep=keys, quota_share_percent=share)
 
 
 @once

@@ -53,6 +53,8 @@ from keyvigil.ports import (
     DueKey,
     Entity,
     FleetCounts,
+    FleetTally,
+    ListTally,
     Page,
     Put,
     Remove,
@@ -72,6 +74,9 @@ AGENDA_SHARDS = 8
 
 LISTED = 20_000
 """How many entries of a list one reading has, at most. One takes 200 bytes, and a sweep has less than a minute."""
+
+COUNTED_A_MINUTE = 100_000
+"""How many entries of a list a minute counts: counting reads them, 200 bytes each. What is shorter is counted whole."""
 
 READERS = 8
 """How many lists a sweep reads at the same time."""
@@ -287,7 +292,7 @@ _KINDS: dict[type[Any], str] = {
 }
 
 
-_NOTES: dict[str, type[Any]] = {"LAST_SWEEP": SweepRecord, "ROLE_AUDIT": RoleAudit}
+_NOTES: dict[str, type[Any]] = {"LAST_SWEEP": SweepRecord, "ROLE_AUDIT": RoleAudit, "FLEET_TALLY": FleetTally}
 """What is kept about the fleet, by kind. It is no entity: it has no version, and the next one replaces it."""
 
 
@@ -679,19 +684,30 @@ class DynamoDbStore(Store):
         return sorted(found, key=lambda each: each.due_at)
 
     def _due_keys(self, condition: Condition, limit: int, listed: tuple[tuple[KeyStatus, bool], int]) -> list[DueKey]:
+        """One list of one shard. There may be a hundred thousand in a minute, so that no item is made of an entry."""
         place, shard = listed
         _, unknown = place
-        return [
-            DueKey(
-                item.pk.removeprefix("PROJECT#"),
-                item.sk.removeprefix("KEY#"),
-                moment_of(item.agenda_at or 0),
-                account_of(item.agenda_at),
-                probe_of(item.agenda_at),
-                unknown,
+        table = self._item._get_connection()  # noqa: SLF001  what is public makes an item of each entry
+        found: list[DueKey] = []
+        after: Any = None
+        while len(found) < limit:
+            page = table.query(
+                f"{_DUE[place]}#{shard}",
+                condition,
+                attributes_to_get=["pk", "sk", "agenda_at"],
+                index_name="agenda",
+                limit=limit - len(found),
+                exclusive_start_key=after,
             )
-            for item in self._item.agenda.query(f"{_DUE[place]}#{shard}", condition, limit=limit)
-        ]
+            for entry in page["Items"]:
+                number = Decimal(entry["agenda_at"]["N"])
+                project_id, key_id = entry["pk"]["S"].removeprefix("PROJECT#"), entry["sk"]["S"].removeprefix("KEY#")
+                due_at, account_id = moment_of(number), account_of(number)
+                found.append(DueKey(project_id, key_id, due_at, account_id, probe_of(number), unknown))
+            after = page.get("LastEvaluatedKey")
+            if after is None:
+                break
+        return found
 
     @override
     def unsent_rows(self, before: datetime) -> list[str]:
@@ -792,9 +808,28 @@ class DynamoDbStore(Store):
     def _count(self, name: str) -> int:
         return sum(self._item.agenda.count(f"{name}#{shard}") for shard in range(AGENDA_SHARDS))
 
+    def _tally(self, name: str, before: ListTally | None) -> ListTally:
+        """Count a list's shards in turn until it is enough for a minute; all of them, if none was counted yet."""
+        known = before is not None and len(before.counted) == AGENDA_SHARDS
+        counted = list(before.counted) if before is not None and known else [0] * AGENDA_SHARDS
+        first = before.next_shard if before is not None and known else 0
+        shard, entries = first, 0
+        for step in range(AGENDA_SHARDS):
+            if known and entries >= COUNTED_A_MINUTE:
+                break
+            shard = (first + step) % AGENDA_SHARDS
+            counted[shard] = self._item.agenda.count(f"{name}#{shard}")
+            entries += counted[shard]
+        return ListTally(tuple(counted), (shard + 1) % AGENDA_SHARDS)
+
     @override
     def count_fleet(self) -> FleetCounts:
-        listed = {place: self._count(name) for place, name in _DUE.items()}
+        before = self._note("FLEET_TALLY", FleetTally) or FleetTally({})
+        with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="count") as threads:
+            tallies = threads.map(lambda name: self._tally(name, before.lists.get(name)), _DUE.values())
+            tally = FleetTally(dict(zip(_DUE.values(), tallies, strict=True)))
+        self._put_note("FLEET_TALLY", tally)
+        listed = {place: sum(tally.lists[name].counted) for place, name in _DUE.items()}
         return FleetCounts(
             keys={status: listed[status, False] + listed[status, True] for status in KeyStatus},
             unknown=sum(listed[status, True] for status in KeyStatus),
@@ -836,7 +871,7 @@ class DynamoDbStore(Store):
     def role_audit(self) -> RoleAudit | None:
         return self._note("ROLE_AUDIT", RoleAudit)
 
-    def _put_note(self, kind: str, note: SweepRecord | RoleAudit) -> None:
+    def _put_note(self, kind: str, note: SweepRecord | RoleAudit | FleetTally) -> None:
         """Write a note about the fleet. The next one replaces it whatever it says, so nothing is compared."""
         body = json.dumps(to_plain(note), separators=(",", ":"))
         self._item(pk="FLEET", sk=kind, kind=kind, schema=newest(kind), version=1, body=body).save()

@@ -154,6 +154,7 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "OUTBOX": (_for_a_project, _not_judged),
     "LAST_SWEEP": (),
     "ROLE_AUDIT": (),
+    "FLEET_TALLY": (),
     "BACKUP": (),
     "FLEET_TOLD": (),
     "POINTER": (),

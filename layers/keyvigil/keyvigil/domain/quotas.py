@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from fractions import Fraction
+from functools import lru_cache
 from math import floor
 
 from keyvigil.domain.keys import Key, KeyStatus, Trigger
@@ -237,6 +238,10 @@ def _asked_by_workflows(wanted: Sequence[Asked]) -> Counter[Bucket]:
 
 def _room(a_second: Fraction, by_workflows: int) -> list[int]:
     """How many requests fit into each second. Whatever workflows ask for, half of it stays with the sweeps."""
-    rate = max(a_second - Fraction(by_workflows, 60), a_second / 2)
+    return [*_whole_requests(max(a_second - Fraction(by_workflows, 60), a_second / 2))]
+
+
+@lru_cache(maxsize=1000)  # a million keys have as many quotas as accounts and Regions, and those a handful of rates
+def _whole_requests(rate: Fraction) -> tuple[int, ...]:
     seconds = [floor(rate * (second + 1)) - floor(rate * second) for second in range(DEALT_SECONDS)]
-    return [*seconds, 0]  # and what is left over in the last one
+    return (*seconds, 0)  # and what is left over in the last one

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import batched
 
 from keyvigil.domain.canaries import CANARY_PROJECT, STACKS_OWN
+from keyvigil.domain.lanes import Waiting, divide
 from keyvigil.domain.quotas import asked, deal
 from keyvigil.errors import DeliveryError
 from keyvigil.ports import CheckMessage, CheckQueue, Clock, DueKey, Store, SweepRecord
@@ -12,6 +13,9 @@ from keyvigil.ports import CheckMessage, CheckQueue, Clock, DueKey, Store, Sweep
 KEYS_A_SWEEP = 30_000
 """How many keys one sweep sends if the stack says nothing else; docs/decisions/0031 has what each takes of a CPU. What
 is due beyond that stays due, and the next sweep begins with what has been due the longest."""
+
+SLOW_PART = 4
+"""So large a part of as many keys again goes, at most, into the queue of those whose probes may hang."""
 
 READ_A_SWEEP = 4
 """So many times as many due keys are read: those that a quota holds back must not hide the others."""
@@ -55,16 +59,22 @@ class PlanSweep:
         self,
         store: Store,
         queue: CheckQueue,
+        slow_queue: CheckQueue,
         clock: Clock,
         *,
         keys_a_sweep: int = KEYS_A_SWEEP,
         quota_share_percent: int = QUOTA_SHARE_PERCENT,
     ) -> None:
-        """Keep the ports, how many keys one sweep sends at most, and how much of a quota probes take."""
+        """Keep the ports, how many keys one sweep sends at most, and how much of a quota probes take.
+
+        `slow_queue` is for keys whose probes may hang.
+        """
         self._share = quota_share_percent
         self._keys_a_sweep = keys_a_sweep
+        self._slow_keys = max(1, keys_a_sweep // SLOW_PART)
         self._store = store
         self._queue = queue
+        self._slow_queue = slow_queue
         self._clock = clock
 
     def __call__(self) -> SweepResult:
@@ -76,14 +86,24 @@ class PlanSweep:
         canaries = {STACKS_OWN, *(each.canary_id for each in self._store.canaries())}
         due = self._store.due_keys(now, READ_A_SWEEP * self._keys_a_sweep)
         # A key of which the account is not known yet draws on its project's: better too many buckets than a wrong one.
-        wanted = [asked(each.account_id or each.project_id, each.region, each.probe, now - each.due_at) for each in due]
-        dealt = deal(wanted, self._share, most=self._keys_a_sweep)
+        accounts = [each.account_id or each.project_id for each in due]
+        waiting = [Waiting(account, each.region, each.unknown) for account, each in zip(accounts, due, strict=True)]
+        lanes = divide(waiting, slow=self._slow_keys)
+        slow = frozenset(lanes.slow)
+        places = sorted([*lanes.fast, *lanes.slow])
+        wanted = [
+            asked(accounts[place], due[place].region, due[place].probe, now - due[place].due_at) for place in places
+        ]
+        dealt = deal(wanted, self._share, most=self._keys_a_sweep + self._slow_keys)
         sent, trouble = 0, None
         try:
             # First, so that a fault of our own is known to most of the keys' probes.
             self._queue.send([CheckMessage(CANARY_PROJECT, each, now, canary=True) for each in sorted(canaries)])
-            for second, places in dealt.at.items():
-                sent += self._queue.send(packed([due[place] for place in places]), delay_seconds=second)
+            for queue, is_slow in ((self._queue, False), (self._slow_queue, True)):
+                for second, numbers in dealt.at.items():
+                    keys = [due[places[each]] for each in numbers if (places[each] in slow) is is_slow]
+                    if keys:
+                        sent += queue.send(packed(keys), delay_seconds=second)
         except DeliveryError as error:  # what is broken elsewhere must be mended all the same
             trouble = str(error) if sent == 0 else None
         self._store.record_sweep(SweepRecord(at=minute, keys_due=len(due), keys_sent=sent))

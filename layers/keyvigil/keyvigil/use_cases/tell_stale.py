@@ -53,7 +53,8 @@ class TellStale:
                 report.stale_keys += 1
                 if STALE not in key.told:
                     untold.append(each)
-        report.stale_keys += len(overdue[LOOKED_AT:])
+        # Of the others as many as of these, which are due the longest: to be due is not to be stale.
+        report.stale_keys += len(overdue[LOOKED_AT:]) * report.stale_keys // LOOKED_AT
         if self._tell_of_all(report):
             for each in untold:
                 self._tell_of_one(each, report)
