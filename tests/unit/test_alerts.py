@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from keyvigil.domain.alerts import (
     INCIDENT_ALERTS,
@@ -23,6 +25,7 @@ from keyvigil.domain.alerts import (
 from keyvigil.domain.clusters import ClusterStatus
 from keyvigil.domain.incidents import AffectedCluster
 from keyvigil.domain.verdicts import Cause, Remediation
+from keyvigil_cli.main import app
 from tests.examples import KEY_ARN, NOW, incident, key, verdict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")
@@ -70,13 +73,26 @@ LOCKOUT_ALERTS = [kind for kind in AlertType if kind.startswith(("incident.appro
 
 @pytest.mark.parametrize("kind", LOCKOUT_ALERTS)
 def test_the_runbook_of_an_alert_about_a_lockout_has_the_commands(kind: AlertType) -> None:
-    commands = re.findall(r"`keyvigil api (GET|POST|PATCH) (/[^ `]+)(?:\s'([^`]*)')?`", page_of(kind))
-    assert commands
-    for method, path, body in commands:
+    assert commands_in(page_of(kind))
+
+
+def commands_in(text: str) -> list[str]:
+    return re.findall(r"`keyvigil ([^`]+)`", text)
+
+
+@pytest.mark.parametrize("words", commands_in(PAGE))
+def test_every_command_of_the_page_is_one_and_takes_what_it_is_given(words: str) -> None:
+    given = shlex.split(words.replace("FENCE", "7"))
+    if given[0] == "api":
+        method, path = given[1:3]
         route = re.sub(r"[A-Z]+_ID", lambda found: f"{{{found[0].lower()}}}", path)
         assert method.lower() in API["paths"].get(route, {}), f"{method} {route} is no route"
-        if body:
-            json.loads(body.replace("FENCE", "7").replace("{…}", "{}"))
+        return
+    command: Any = typer.main.get_command(app)
+    while given and hasattr(command, "commands"):
+        command = command.commands[given.pop(0)]
+    # Reads the words as the command line does, and calls nothing. (`fleet` alone shows the fleet.)
+    command.make_context(command.name, given, resilient_parsing=hasattr(command, "commands"))
 
 
 def test_what_is_over_is_resolved_and_nothing_else_is() -> None:
