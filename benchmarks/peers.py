@@ -44,6 +44,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
             "run",
             "--region",
             REGION,
+            # Each round asks, and is not answered from what the last one kept.
+            "--cache-period",
+            "0",
             "-s",
             str(folder / "custodian"),
             str(policy),

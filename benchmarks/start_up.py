@@ -115,7 +115,9 @@ def environments() -> dict[str, dict[str, str]]:
             own = properties.get("Environment", {}).get("Variables", {})
             values = {name: str(value) for name, value in {**shared, **own}.items()}
             for name in values:
-                if name.endswith(("PROBES", "ACCOUNTS", "PERCENT", "MINUTES")):
+                if values[name] == "placeholder-FindInMap" or name.endswith(
+                    ("PROBES", "ACCOUNTS", "PERCENT", "MINUTES")
+                ):
                     values[name] = "3"
                 if name.endswith("ARN"):
                     values[name] = "arn:aws:service:us-east-1:111111111111:thing/placeholder"
