@@ -114,10 +114,8 @@ def environments() -> dict[str, dict[str, str]]:
         if resource["Type"] == "AWS::Serverless::Function" and isinstance(properties.get("CodeUri"), str):
             own = properties.get("Environment", {}).get("Variables", {})
             values = {name: str(value) for name, value in {**shared, **own}.items()}
-            for name in values:
-                if values[name] == "placeholder-FindInMap" or name.endswith(
-                    ("PROBES", "ACCOUNTS", "PERCENT", "MINUTES")
-                ):
+            for name, value in values.items():
+                if value == "placeholder-FindInMap" or name.endswith(("PROBES", "ACCOUNTS", "PERCENT", "MINUTES")):
                     values[name] = "3"
                 if name.endswith("ARN"):
                     values[name] = "arn:aws:service:us-east-1:111111111111:thing/placeholder"
