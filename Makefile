@@ -146,7 +146,7 @@ bench-start-up: build ## how long each function takes to be ready, as a ratio to
 	@touch $@
 
 .PHONY: bench
-bench: .tools/bench/.installed ## how fast keys are checked, against what others do: benchmarks/results (ROUNDS=5, ten minutes)
+bench: .tools/bench/.installed ## how fast keys are checked, against what others do: benchmarks/results (ROUNDS=5, four minutes)
 	@.tools/bench/bin/python -m benchmarks.bench --rounds $(or $(ROUNDS),5) $(BENCH)
 
 .tools/bench-custodian/.installed: requirements/bench-custodian.txt .tools/uv/.installed
