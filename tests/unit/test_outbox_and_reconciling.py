@@ -43,7 +43,7 @@ INCIDENT = "01JINCIDENT"
 class World:
     """A table, and everything that reads its outbox."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: int = 1) -> None:
         self.store, self.clock, self.workflow = MemoryStore(), FakeClock(NOW), FakeWorkflow()
         self.notifier, self.asked, self.queue = FakeNotifier(), FakeRelay(), FakeQueue()
         ids = CountingIds()
@@ -65,6 +65,7 @@ class World:
             ask_brake=AskBrake(self.store, self.clock, BrakeSettings()),
             braking=Braking(self.store, self.clock, ids),
             confirmation_probes=3,
+            at_once=at_once,
         )
         self.sweep = PlanSweep(self.store, self.queue, self.queue, self.clock)
 

@@ -4,6 +4,7 @@ Each was seen to go red when reconciling did not look for it (2026-11-23).
 """
 
 import itertools
+import threading
 from datetime import timedelta
 from typing import Any, override
 
@@ -44,8 +45,8 @@ class Later(CountingIds):
 class Left(World):
     """A world in which somebody stopped in the middle."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, at_once: int = 1) -> None:
+        super().__init__(at_once=at_once)
         self.open_shut = OpenShutClusters(self.store, self.clock, Later())
         self.stop_orphans = StopOrphans(self.store, self.workflow, self.clock)
 
@@ -150,6 +151,31 @@ def test_an_open_incident_of_a_key_or_project_that_is_not_there_any_more_ends(le
     left.mended()
     assert left.found_incident.status is IncidentStatus.RESOLVED
     assert left.store.open_incidents() == []
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_many_incidents_are_looked_at_together_and_what_one_stumbles_over_is_told(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Left(at_once=at_once)
+    for number in range(40):
+        left.incident(IncidentStatus.LOCKED, incident_id=f"01J{number:02}", key_id=f"gone-{number}")
+    read, met = left.store.incident, threading.Barrier(at_once)
+
+    def together(project_id: str, incident_id: str) -> Incident | None:
+        # Passed only where so many are looked at at the same time.
+        met.wait(timeout=5)
+        if incident_id == "01J07":
+            message = "it has no shape"
+            raise DamagedItemError(message)
+        return read(project_id, incident_id)
+
+    monkeypatch.setattr(left.store, "incident", together)
+    report = left.reconcile()
+    monkeypatch.undo()
+    assert report.errors == [("01J07", "DamagedItemError: it has no shape")]
+    assert report.unreadable == 1
+    assert [incident_id for _, incident_id in left.store.open_incidents()] == ["01J07"]
 
 
 def test_a_lockout_that_ended_without_settling_is_settled(left: Left) -> None:

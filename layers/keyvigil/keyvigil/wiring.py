@@ -230,7 +230,7 @@ def reconcile() -> "Reconcile":
     """Mend what nobody is working on."""
     from keyvigil.adapters.functions import InvokedOutboxRelay
     from keyvigil.use_cases.lock_clusters import FailOverdueLock
-    from keyvigil.use_cases.reconcile import Reconcile
+    from keyvigil.use_cases.reconcile import INCIDENTS_AT_ONCE, Reconcile
 
     return Reconcile(
         store(),
@@ -244,6 +244,7 @@ def reconcile() -> "Reconcile":
         ask_brake=ask_brake(),
         braking=braking(),
         confirmation_probes=_probes(),
+        at_once=INCIDENTS_AT_ONCE,
     )
 
 

@@ -94,7 +94,7 @@ class PlanSweep:
         wanted = [
             asked(accounts[place], due[place].region, due[place].probe, now - due[place].due_at) for place in places
         ]
-        dealt = deal(wanted, self._share, most=self._keys_a_sweep + self._slow_keys)
+        dealt = deal(wanted, self._share, most=self._keys_a_sweep + len(lanes.slow))
         sent, trouble = 0, None
         try:
             # First, so that a fault of our own is known to most of the keys' probes.

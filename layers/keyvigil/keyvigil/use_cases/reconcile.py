@@ -1,8 +1,10 @@
 """Compare what should be with what is, every minute, and mend it idempotently."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import assert_never
 
 from keyvigil.domain.clusters import Cluster, answer_of
@@ -40,7 +42,14 @@ CLUSTERS_A_SWEEP = 200
 """How many overdue answers one sweep fails. Each costs some ten requests to the table."""
 
 INCIDENTS_A_SWEEP = 300
-"""How many open incidents one sweep looks at. Each costs some six requests, so that is ten seconds at 5 ms each."""
+"""How many open incidents one sweep looks at. Each costs some six requests, so that is ten seconds at 5 ms each, one
+after the other."""
+
+INCIDENTS_AT_ONCE = 8
+"""How many incidents a sweep looks at at the same time, where that is more than a few."""
+
+FEW = 20
+"""Up to so many incidents are looked at one after the other: a thread costs a client of the table, 20 ms of CPU."""
 
 
 @dataclass(kw_only=True)
@@ -72,8 +81,11 @@ class Reconcile:
         ask_brake: AskBrake,
         braking: Braking,
         confirmation_probes: int,
+        at_once: int = 1,
     ) -> None:
-        """Keep the ports, and the use cases that mend."""
+        """Keep the ports, and the use cases that mend; with more than one `at_once` they are used by threads."""
+        self._at_once = at_once
+        self._reporting = Lock()
         self._ask_brake = ask_brake
         self._braking = braking
         self._store = store
@@ -100,9 +112,22 @@ class Reconcile:
         released = self._each(report, "brake", self._braking.release_by_itself, self._ask_brake())
         report.brakes_released = len(released or ())
         view = self._ask_brake()
-        for project_id, incident_id in turn(self._store.open_incidents(), INCIDENTS_A_SWEEP, now):
-            self._each(report, incident_id, self._mend, project_id, incident_id, view, report)
+        self._look_at(turn(self._store.open_incidents(), INCIDENTS_A_SWEEP, now), view, report)
         return report
+
+    def _look_at(self, incidents: Sequence[tuple[str, str]], view: BrakeView, report: ReconcileReport) -> None:
+        """Look at each; no incident's mending depends on another's, but for the brake, which is asked beforehand."""
+
+        def look(named: tuple[str, str]) -> None:
+            project_id, incident_id = named
+            self._each(report, incident_id, self._mend, project_id, incident_id, view, report)
+
+        if self._at_once == 1 or len(incidents) <= FEW:
+            for named in incidents:
+                look(named)
+            return
+        with ThreadPoolExecutor(self._at_once, thread_name_prefix="mend") as threads:
+            list(threads.map(look, incidents))
 
     def _each[**P, T](
         self, report: ReconcileReport, subject: str, mend: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -111,8 +136,9 @@ class Reconcile:
         try:
             return mend(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  whatever it is, the next one must have its turn
-            report.errors.append((subject, in_short(error)))
-            report.unreadable += isinstance(error, NewerItemError | DamagedItemError)
+            with self._reporting:
+                report.errors.append((subject, in_short(error)))
+                report.unreadable += isinstance(error, NewerItemError | DamagedItemError)
             return None
 
     def _mend(self, project_id: str, incident_id: str, view: BrakeView, report: ReconcileReport) -> None:
