@@ -34,7 +34,7 @@ from keyvigil.use_cases.check_canary import AskCanaries, CheckCanary
 from keyvigil.use_cases.check_key import CheckKey
 from keyvigil.use_cases.lock_clusters import DecideLockout, FailOverdueLock
 from keyvigil.use_cases.plan_sweep import KEYS_A_SWEEP, PlanSweep
-from keyvigil.use_cases.reconcile import Reconcile
+from keyvigil.use_cases.reconcile import FEW, INCIDENTS_A_SWEEP, INCIDENTS_AT_ONCE, Reconcile
 from keyvigil.use_cases.record_lock_result import RecordLockResult
 from keyvigil.use_cases.relay_outbox import RelayOutbox
 from keyvigil.use_cases.settle_lockout import SettleLockout
@@ -60,6 +60,8 @@ class Latencies:
     due_key_cpu: float = 0.00005
     """CPU of a key in the sweep: reading, dealing, packing and sending it (decision 31)."""
     table: float = 0.005
+    request_cpu: float = 0.001
+    """CPU of a request to the table, for which threads cannot wait at the same time."""
     send_batch: float = 0.010
     """One SendMessageBatch, as `KEYS_A_SWEEP` reckons."""
     index_page: float = 0.050
@@ -133,6 +135,10 @@ class Hour:
     most_sent: int = 0
     broken: int = 0
     found: int = 0
+    mended_unseen: int = 0
+    """Broken and mended before any probe came: no outage lasts longer than an interval there."""
+    overlooked: int = 0
+    """Probed while broken, or broken for longer than an interval and a minute, and still without an incident."""
     detection_median: float = 0
     detection_worst: float = 0
     false_incidents: int = 0
@@ -224,6 +230,7 @@ class _Customers(ScriptedProber, Prober):
         verdict = self._healthy
         if key.project_id != CANARY_PROJECT and simulation.is_broken(key.key_id):
             verdict, calls = self._disabled, 2
+            simulation.seen.add(number_of(key.key_id))
         self.requests += calls
         seconds = sum([simulation.kms_second() for _ in range(calls)])
         simulation.take(seconds)
@@ -262,6 +269,8 @@ class Simulation:
         self._lane, self._slow_lane = _Lane(scenario.stack.concurrency), _Lane(scenario.stack.slow_concurrency)
         self.result = Hour(keys=scenario.keys, interval_minutes=scenario.interval_minutes, minutes=scenario.minutes)
         self._detections: list[float] = []
+        self._found: set[int] = set()
+        self.seen: set[int] = set()
         self._asked_for: set[str] = set()
         self._incidents: set[str] = set()
         self._wire()
@@ -382,8 +391,12 @@ class Simulation:
             self._deliver(rows)
         result.stale_keys = max(result.stale_keys, self._tell_stale().stale_keys)
         self.store.count_fleet()
-        looked_at = min(len(self.store.open_incidents()), 300)
-        spent = self._reading(counted) + 6 * looked_at * self.latencies.table
+        looked_at = min(len(self.store.open_incidents()), INCIDENTS_A_SWEEP)
+        # Looked at here one after the other: the world is in one thread. The functions' threads wait at the same time.
+        at_once = INCIDENTS_AT_ONCE if looked_at > FEW else 1
+        spent = self._reading(counted) + 6 * looked_at * max(
+            self.latencies.table / at_once, self.latencies.request_cpu / self._scenario.stack.planner_cpu
+        )
         result.longest_planning = max(result.longest_planning, at - began)
         result.longest_sweep = max(result.longest_sweep, at + spent - began)
         assert not mended.errors, mended.errors[:3]  # noqa: S101  a simulation that stumbles proves nothing
@@ -460,6 +473,7 @@ class Simulation:
         if incident_id is not None and incident_id not in self._incidents:
             self._incidents.add(incident_id)
             self.result.found += 1
+            self._found.add(number_of(key_id))
             broke, _ = self._breaks.get(number_of(key_id), (None, None))
             if broke is None:
                 self.result.false_incidents += 1
@@ -510,6 +524,12 @@ class Simulation:
         result.most_project_writes = max(self.store.table_writes.values(), default=0)
         result.notifications = sum(self._notifier.published.values())
         result.alerts = dict(self._notifier.published)
+        for number in self._breaks.keys() - self._found:
+            at, mended = self._breaks[number]
+            lasted = min(mended, self._scenario.minutes * 60) - at
+            is_short = number not in self.seen and lasted <= self._scenario.interval_minutes * 60 + 60
+            result.mended_unseen += is_short
+            result.overlooked += not is_short
         result.detection_median = median(self._detections) if self._detections else 0
         result.detection_worst = max(self._detections, default=0)
         result.cpu_seconds = spent

@@ -61,6 +61,8 @@ ROWS: dict[str, str] = {
     "stale_keys": "stale keys",
     "broken": "keys broken",
     "found": "found within the time",
+    "mended_unseen": "mended before a probe saw it",
+    "overlooked": "overlooked",
     "detection_median": "time to detection, median, seconds",
     "detection_worst": "time to detection, worst, seconds",
     "false_incidents": "false incidents",
@@ -99,8 +101,10 @@ def main() -> None:
             pass
     with ThreadPoolExecutor(max_workers=os.process_cpu_count()) as threads:
         for name, hour in zip(names or SCENARIOS, threads.map(_alone, names or SCENARIOS), strict=True):
-            results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-            results = {each: results[each] for each in SCENARIOS if each in results} | {name: hour}
+            # Of earlier runs what is comparable is kept: a scenario of today with all that is counted today.
+            kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            results = {each: kept[each] for each in SCENARIOS if each in kept and kept[each].keys() == hour.keys()}
+            results[name] = hour
             RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
             TABLE.write_text(table(results))
             print(f"{name}: {hour['cpu_seconds']:.0f} s of CPU", flush=True)
