@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from keyvigil.page.overview import overview
 from keyvigil.page.render import PAGE_BOUNDS, page
 from keyvigil_cli.command_line import Run
-from keyvigil_cli.commands.all_projects import items_of
+from keyvigil_cli.commands.all_projects import items_of, unless_gone
 from keyvigil_cli.errors import CliError
 from keyvigil_cli.settings import DEFAULT_STACK
 
@@ -29,7 +29,8 @@ def page_of(run: Run, fleet: "JsonObject") -> str:
     incidents = []
     with run.working("reading incidents") as news:
         for count, (project, incident) in enumerate(newest, start=1):
-            incidents.append(run.api.get("projects", project, "incidents", incident))
+            with unless_gone():
+                incidents.append(run.api.get("projects", project, "incidents", incident))
             news(f"{count} of {len(newest)}")
     return page(
         overview(

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from keyvigil_cli.command_line import Run, Yes, as_command, command, given
-from keyvigil_cli.commands.all_projects import items_of
+from keyvigil_cli.commands.all_projects import items_of_listed
 from keyvigil_cli.commands.incident import COLUMNS as INCIDENT_COLUMNS
 from keyvigil_cli.commands.incident import is_open
 from keyvigil_cli.commands.parameters import Reason
@@ -127,7 +127,7 @@ def _look(run: Run) -> "tuple[JsonObject, list[JsonObject]]":
     if run.wants_json or not fleet["open_incidents"]:
         return fleet, []
     affected = [each["project_id"] for each in run.items("reading projects", "projects") if each["open_incidents"]]
-    return fleet, [each for project in affected for each in items_of(run, project, "incidents") if is_open(each)]
+    return fleet, [each for each in items_of_listed(run, affected, "incidents") if is_open(each)]
 
 
 def fleet(

@@ -8,6 +8,7 @@ from keyvigil.domain.verdicts import Cause
 from keyvigil_cli.main import app
 from tests.examples import KEY_ID, key, project, verdict
 from tests.unit.cli.conftest import Keyvigil
+from tests.unit.cli.registry_server import Canned
 from tests.unit.test_page import Document
 
 UNHEALTHY = Health(status=KeyStatus.UNHEALTHY, confirmed=True)
@@ -31,6 +32,26 @@ def test_the_page_shows_the_incident_with_its_timeline_and_every_key(keyvigil: K
     }
     assert "Open incidents (1)" in drawn.texts
     assert ("GET", "/projects/acme-prod/incidents/01JINCIDENT") in keyvigil.server.asked()
+
+
+def test_a_project_that_is_deleted_meanwhile_is_left_out(keyvigil: Keyvigil, tmp_path: Path) -> None:
+    gone = Canned(
+        404, '{"title": "Not found", "detail": "Project acme-prod does not exist."}', "application/problem+json"
+    )
+    keyvigil.api.store.put(project(project_id="calm"), key(project_id="calm", key_id="us-west-2.calm"))
+    # The fleet, the projects, the keys of the first.
+    keyvigil.server.instead = [None, None, gone]
+    shown = keyvigil(f"fleet --html {tmp_path / 'fleet.html'}")
+    drawn = Document((tmp_path / "fleet.html").read_text(encoding="utf-8"))
+
+    assert keyvigil.server.asked()[2] == ("GET", "/projects/acme-prod/keys")
+    assert "Not found" not in shown.messages
+    assert {part for text in drawn.texts for part in text.split(" · ")} >= {"calm"}
+
+
+def test_what_else_goes_wrong_is_no_missing_project(keyvigil: Keyvigil, tmp_path: Path) -> None:
+    keyvigil.server.instead = [None, None, Canned(403, '{"message": "Forbidden"}')]
+    assert keyvigil(f"fleet --html {tmp_path / 'fleet.html'}").status == 1
 
 
 def test_the_page_is_its_owners_alone_and_nothing_is_left_beside_it(keyvigil: Keyvigil, tmp_path: Path) -> None:
