@@ -40,7 +40,11 @@ def test_a_new_customer_finds_out_why_a_cluster_is_locked(playground: Playground
     Page(OPERATOR).follow(operator, "Let the customer look")
     customer = playground.customer(project, folder=CHECKOUT.root)
     customer.tell(
-        {"THE_EXTERNAL_ID": operator.paste(f"keyvigil api GET /projects/{project} --field external_id").strip()}
+        {
+            "THE_EXTERNAL_ID": operator.paste(f"keyvigil api GET /projects/{project} --field external_id").strip(),
+            # The page on onboarding leaves a role of the usual name to its project.
+            "ROLE_PARAMETERS": f"RestrictToProbes=false RoleName=keyvigil-customer-{project}",
+        }
     )
 
     with pages.open(CUSTOMER) as page:
