@@ -162,7 +162,7 @@ bench-peers: .tools/bench/.installed .tools/bench-custodian/.installed .tools/be
 	@.tools/bench/bin/python -m benchmarks.peers --rounds $(or $(ROUNDS),3)
 
 .PHONY: simulate
-simulate: .venv/.installed ## an hour at 1,000 to 1,000,000 keys in simulated time; benchmarks/simulation/results.md (half an hour)
+simulate: .venv/.installed ## an hour at 1,000 to 1,000,000 keys in simulated time; benchmarks/simulation/results.md (17 minutes)
 	@.venv/bin/python -m benchmarks.simulation.run
 
 ##### Gates

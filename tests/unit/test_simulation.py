@@ -66,6 +66,7 @@ def test_no_list_of_the_index_takes_more_than_its_share(hour: Hour) -> None:
 def test_a_region_without_an_answer_makes_no_incident(bad_hour: Hour) -> None:
     assert bad_hour.false_incidents == 0
     assert bad_hour.found == bad_hour.broken
+    assert bad_hour.overlooked == 0
 
 
 def test_the_return_of_a_region_is_no_herd(bad_hour: Hour) -> None:
@@ -88,8 +89,13 @@ def test_in_the_kept_results_nothing_grows_faster_than_the_number_of_keys(small:
 def test_in_the_kept_results_no_sweep_plans_for_ten_seconds_and_nothing_false_is_found(name: str) -> None:
     kept = KEPT[name]
     assert kept["longest_planning"] < 10
-    assert kept["false_incidents"] == kept["stale_keys"] == kept["not_sent"] == 0
+    assert kept["false_incidents"] == kept["stale_keys"] == kept["not_sent"] == kept["overlooked"] == 0
     assert kept["oldest_message"] < 300
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_in_the_kept_results_a_whole_sweep_stays_under_ten_seconds(name: str) -> None:
+    assert KEPT[name]["longest_sweep"] < 10
 
 
 @pytest.mark.parametrize("name", SIZES)
