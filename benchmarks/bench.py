@@ -32,6 +32,7 @@ PLAINTEXT = b"KeyVigil availability probe"
 CONTEXT = {"keyvigil:made-for": "acme-prod"}
 REGION = "us-west-2"
 PAIRS = 400
+OWN_CONNECTIONS = 96
 
 
 def key_arn(number: int) -> str:
@@ -118,6 +119,12 @@ def aiobotocore() -> Callable[[int], None]:
     return lambda count: asyncio.run(checks(count))
 
 
+def own_http() -> Callable[[int], None]:
+    from benchmarks.own_http import checks
+
+    return checks(key_arn, REGION, PLAINTEXT, CONTEXT, OWN_CONNECTIONS)
+
+
 def session_per_pair() -> Callable[[int], None]:
     import boto3
 
@@ -181,6 +188,7 @@ CASES: dict[str, Case] = {
     "KeyVigil, boto3, 20 threads": Case(lambda: in_threads(lambda: plain_client(20), 20), 500),
     "KeyVigil, urllib3, 20 threads": Case(lambda: in_threads(urllib3_client, 20), 700),
     f"KeyVigil, urllib3, {THREADS} threads": Case(lambda: in_threads(urllib3_client, THREADS), 1000),
+    "a trial, not shipped: HTTP and signature of our own": Case(own_http, 3000),
     "a Session for each pair": Case(session_per_pair, 100, "tenants", warm=0),
     "KeyVigil, boto3": Case(lambda: keyvigil_pairs("boto3"), PAIRS, "tenants", warm=0),
     "KeyVigil, urllib3": Case(lambda: keyvigil_pairs("urllib3"), PAIRS, "tenants", warm=0),
@@ -272,7 +280,7 @@ def environment(url: str, trusted: Path | None) -> dict[str, str]:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "PYTHONPATH": f"{HERE.parent / 'layers' / 'keyvigil'}",
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent / "layers" / "keyvigil"), str(HERE.parent)]),
         }
     )
 

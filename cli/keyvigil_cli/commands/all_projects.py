@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from keyvigil_cli.api_client import ApiProblemError
 from keyvigil_cli.command_line import Run
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ def items_of_listed(run: Run, projects: Iterable[str], collection: str, **query:
 @contextmanager
 def unless_gone() -> Iterator[None]:
     """Read something that was listed a moment ago, and go on without it if it was deleted since."""
+    from keyvigil_cli.api_client import ApiProblemError
+
     try:
         yield
     except ApiProblemError as problem:
