@@ -29,7 +29,7 @@ def items_of_listed(run: Run, projects: Iterable[str], collection: str, **query:
 @contextmanager
 def unless_gone() -> Iterator[None]:
     """Read something that was listed a moment ago, and go on without it if it was deleted since."""
-    from keyvigil_cli.api_client import ApiProblemError
+    from keyvigil_cli.api_client import ApiProblemError  # noqa: PLC0415 - loads the AWS SDK
 
     try:
         yield
