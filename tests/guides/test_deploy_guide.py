@@ -56,8 +56,8 @@ def test_who_follows_the_guide_sees_the_first_alert_and_leaves_nothing_behind(tm
         account = AwsAccount(STACK_NAME, cloud.session(), endpoint_url=cloud.endpoint_url)
         assert account.stack() is None
         left = [each for each in account.leftovers() if each.is_ours]
-        # A sweep that was under way when the stack went writes its log last, and the local cloud makes it a group. On AWS
-        # none does: no function may create a log group.
+        # A sweep that was under way when the stack went writes its log last, and the local cloud makes it a group.
+        # On AWS none does: no function may create a log group.
         assert [each for each in left if each.kind != "log group"] == []
         assert len(left) <= 1
     assert re.search(r'"type": ?"key\.suspect"', told), told[-6000:]
