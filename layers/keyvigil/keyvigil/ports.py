@@ -8,6 +8,7 @@ from typing import Protocol
 
 from keyvigil.domain.actors import Actor
 from keyvigil.domain.alerts import Alert, LockRequest, OutboxRow, WorkflowStart
+from keyvigil.domain.arns import region_of
 from keyvigil.domain.attribution import ActorSearch, EventHints
 from keyvigil.domain.backups import Backup
 from keyvigil.domain.brake import Brake, LockoutTally
@@ -96,7 +97,7 @@ class DueKey:
     @property
     def region(self) -> str:
         """The key's Region."""
-        return self.key_id.partition(".")[0]
+        return region_of(self.key_id)
 
 
 @dataclass(frozen=True, slots=True)

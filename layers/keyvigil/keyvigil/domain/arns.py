@@ -47,6 +47,11 @@ class KmsArn:
         return f"{self.region}.{self.kms_key_id}"
 
 
+def region_of(key_id: str) -> str:
+    """The Region in the id that a key has in the registry."""
+    return key_id.partition(".")[0]
+
+
 def parse_kms_arn(text: str) -> KmsArn | None:
     """Take a KMS key or alias ARN apart; None if it is neither."""
     match = _KEY_ARN.match(text)

@@ -24,11 +24,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """Positions of the keys of each queue, oldest first. `left` counts those that do not fit, and stay due."""
+    """Positions of the keys of each queue, oldest first. What does not fit into `slow` is in neither, and stays due."""
 
     fast: Sequence[int]
     slow: Sequence[int]
-    left: int
 
 
 def hanging(waiting: Iterable[Waiting]) -> frozenset[str]:
@@ -61,4 +60,4 @@ def divide(waiting: Sequence[Waiting], *, slow: int) -> Lanes:
     held: list[int] = []
     for place, each in enumerate(waiting):
         (held if each.unknown or each.region in hangs else fast).append(place)
-    return Lanes(fast=fast, slow=held[:slow], left=max(0, len(held) - slow))
+    return Lanes(fast=fast, slow=held[:slow])

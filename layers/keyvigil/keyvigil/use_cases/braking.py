@@ -5,6 +5,7 @@ from datetime import datetime
 from functools import cached_property
 
 from keyvigil.domain.alerts import AlertCause, AlertStatus, AlertType, Notice, Severity
+from keyvigil.domain.arns import region_of
 from keyvigil.domain.brake import (
     QUIET,
     WINDOW,
@@ -158,7 +159,7 @@ def outage_of(incident: Incident) -> Outage:
         project_id=incident.project_id,
         key_id=incident.key_id,
         account_id=incident.account_id or incident.project_id,
-        region=incident.key_id.partition(".")[0],
+        region=region_of(incident.key_id),
         cause=incident.cause,
         opened_at=incident.opened_at,
     )
